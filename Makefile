@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two commands do everything on a fresh Debian as root: make demo, make test. `make help` lists the rest.
+
+DESTDIR ?=
+BUILD := build
+VENV := $(BUILD)/venv
+PYTHON ?= python3
+# Of the machine that the project is installed on; its FDK wheels must fit.
+PYTHON_VERSION ?= $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CC ?= gcc
+CFLAGS ?= -O2 -g
+AGENT_CFLAGS := -std=gnu11 -Wall -Wextra -Werror -Wswitch-enum -static -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+FDK := fdk==0.1.128 httptools==0.9.0
+LIB := $(DESTDIR)/usr/lib/boesfs
+AGENT_SOURCES := $(wildcard agent/*.c)
+AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
+
+.PHONY: all help host-packages venv install demo test unit lint appliance-test bench soak clean
+all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf
+
+help:
+	@echo "make demo            boot an appliance, deploy a function, call it, show what it may not do"
+	@echo "make test            all tests (make unit, make lint and make appliance-test are its parts)"
+	@echo "make bench           cold and warm starts beside other ways to run the same function"
+	@echo "make soak            the long runs"
+	@echo "make install DESTDIR=…   lay out the project as on a host"
+
+$(BUILD):
+	@mkdir -p $@
+
+# What building, the appliance and the tests need on a Debian machine. dpkg is asked first: it is quick.
+HOST_PACKAGES := gcc libc6-dev libseccomp-dev make mmdebstrap systemd-container curl rsync python3-venv python3-pip \
+	python3-aiosqlite python3-dbus-next python3-httptools python3-jsonschema python3-pyroute2 python3-pystemd \
+	python3-sdnotify python3-uvloop python3-yaml zstd libxml2-utils dbus
+host-packages:
+	@missing=$$(for p in $(HOST_PACKAGES); do dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "Installing" $$missing; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
+
+# Debian's Python and its packages, as on a host; from PyPI only the tools of the tests.
+$(VENV)/.done: | host-packages
+	/usr/bin/python3 -m venv --system-site-packages $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check pytest==8.4.2 pytest-xdist==3.8.0 ruff==0.14.5 mypy==1.18.2 \
+		types-PyYAML types-jsonschema
+	touch $@
+venv: $(VENV)/.done
+
+$(BUILD)/seccomp-profile: agent/seccomp-profile.c | $(BUILD)
+	$(CC) $(CFLAGS) -Wall -Wextra -Werror $< -o $@ -lseccomp
+
+$(BUILD)/function.bpf: $(BUILD)/seccomp-profile
+	$< filter > $@.part && mv $@.part $@
+
+$(BUILD)/syscall_names.h: $(BUILD)/seccomp-profile
+	$< names > $@.part && mv $@.part $@
+
+$(BUILD)/boesfs-agent: $(AGENT_SOURCES) $(wildcard agent/*.h) $(BUILD)/syscall_names.h
+	$(CC) $(CFLAGS) $(AGENT_CFLAGS) -I$(BUILD) $(AGENT_SOURCES) -o $@
+
+# The stock FDK, unmodified, for the runtime's Python. Its other declared dependencies are those of its own tests.
+$(BUILD)/fdk-$(PYTHON_VERSION)/.done: | $(BUILD)
+	rm -rf $(@D)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps --no-compile \
+		--only-binary=:all: --implementation cp --python-version $(PYTHON_VERSION) $(FDK)
+	sed -i '1s|.*|#!/usr/bin/python3|' $(@D)/bin/fdk
+	touch $@
+
+install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
+	install -d $(LIB)/runtimes $(LIB)/python $(DESTDIR)/usr/sbin $(DESTDIR)/usr/lib/systemd/system \
+		$(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/share/dbus-1/system.d $(DESTDIR)/usr/share/dbus-1/system-services \
+		$(DESTDIR)/usr/share/dbus-1/interfaces $(DESTDIR)/usr/share/polkit-1/actions $(DESTDIR)/etc/boesfsd/conf.d
+	install -m 0755 $(BUILD)/boesfs-agent $(LIB)/
+	install -m 0644 $(BUILD)/function.bpf $(LIB)/
+	rm -rf $(LIB)/python/boesfsd $(LIB)/runtimes/python
+	cp -r boesfsd $(LIB)/python/
+	find $(LIB)/python -name __pycache__ -prune -exec rm -rf {} +
+	cp -r $(BUILD)/fdk-$(PYTHON_VERSION) $(LIB)/runtimes/python
+	rm $(LIB)/runtimes/python/.done
+	install -m 0644 etc/runtimes/*.toml $(LIB)/runtimes/
+	install -m 0755 etc/boesfsd.launcher $(DESTDIR)/usr/sbin/boesfsd
+	install -m 0755 etc/boesfs-net.launcher $(LIB)/boesfs-net
+	install -m 0644 units/*.service units/*.socket units/*.slice $(DESTDIR)/usr/lib/systemd/system/
+	install -m 0644 etc/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/boesfsd.conf
+	install -m 0644 etc/org.boesfs.Faas1.conf $(DESTDIR)/usr/share/dbus-1/system.d/
+	install -m 0644 etc/org.boesfs.Faas1.service $(DESTDIR)/usr/share/dbus-1/system-services/
+	install -m 0644 boesfsd/bus/org.boesfs.Faas1.xml $(DESTDIR)/usr/share/dbus-1/interfaces/
+	install -m 0644 etc/org.boesfs.faas1.policy $(DESTDIR)/usr/share/polkit-1/actions/
+	[ -e $(DESTDIR)/etc/boesfsd/boesfsd.conf ] || install -m 0644 etc/boesfsd.conf $(DESTDIR)/etc/boesfsd/
+	if [ -x "$(DESTDIR)/usr/bin/python3" ]; then chroot "$(DESTDIR)/" /usr/bin/python3 -m compileall -q /usr/lib/boesfs; fi
+
+.PHONY: host-packages
+clean:
+	rm -rf $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/syscall_names.h $(BUILD)/seccomp-profile $(BUILD)/fdk-*

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE
+#include "plan.h"
+#include "steps.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/mount.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* An empty directory that boesfsd keeps for this: the new root is mounted over it, in the sandbox's namespace only. */
+static const char root_dir[] = "/run/boesfs/root";
+
+static const char *inside(const char *path)
+{
+	while (*path == '/')
+		path++;
+	return *path ? path : ".";
+}
+
+static int set_flags(int mount, uint64_t flags)
+{
+	struct mount_attr attr = {.attr_set = flags, .propagation = MS_PRIVATE};
+
+	return syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, &attr, sizeof attr);
+}
+
+static int attach(int mount, const char *path)
+{
+	int result = syscall(SYS_move_mount, mount, "", AT_FDCWD, inside(path), MOVE_MOUNT_F_EMPTY_PATH);
+
+	close(mount);
+	return result;
+}
+
+static int option(int context, const char *key, const char *format, unsigned long long number)
+{
+	char value[32];
+
+	snprintf(value, sizeof value, format, number);
+	return syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0);
+}
+
+int mount_tmpfs_detached(uint64_t bytes, uid_t uid, unsigned mode)
+{
+	int context = syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), mount = -1;
+
+	if (context < 0)
+		return -1;
+	if (!option(context, "size", "%llu", bytes) && !option(context, "mode", "%llo", mode) &&
+	    !option(context, "uid", "%llu", uid) && !option(context, "gid", "%llu", uid) &&
+	    !option(context, "nr_inodes", "%llu", bytes / 1024 + 64) &&
+	    !syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		mount = syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+	close(context);
+	return mount;
+}
+
+int step_root(uint64_t bytes)
+{
+	int mount;
+
+	/* nothing that happens in here may reach the host */
+	if (syscall(SYS_mount, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return -1;
+	mount = mount_tmpfs_detached(bytes, 0, 0755);
+	if (mount < 0 || chdir(root_dir) || attach(mount, "."))
+		return -1;
+	return chdir(root_dir);	/* once more: now it is the new mount */
+}
+
+int step_mkdir(const char *path, const char *mode)
+{
+	mode_t bits = strtoul(mode, NULL, 8);
+
+	if (mkdir(inside(path), bits))
+		return -1;
+	return chmod(inside(path), bits);
+}
+
+int step_link(const char *target, const char *path)
+{
+	return symlink(target, inside(path));
+}
+
+int step_file(const char *path, const char *mode, const char *text)
+{
+	int fd = open(inside(path), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	ssize_t len = strlen(text);
+	int result;
+
+	if (fd < 0)
+		return -1;
+	result = write(fd, text, len) == len ? fchmod(fd, strtoul(mode, NULL, 8)) : -1;
+	close(fd);
+	return result;
+}
+
+static int bind_with(const char *source, const char *path, uint64_t flags)
+{
+	int mount = syscall(SYS_open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	struct stat st;
+
+	if (mount < 0)
+		return -1;
+	if (fstat(mount, &st) || set_flags(mount, flags)) {
+		close(mount);
+		return -1;
+	}
+	if (!S_ISDIR(st.st_mode)) {	/* a mount needs something of its kind below it */
+		int fd = open(inside(path), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0444);
+
+		if (fd >= 0)
+			close(fd);
+	}
+	return attach(mount, path);
+}
+
+int step_bind(const char *source, const char *path)
+{
+	return bind_with(source, path, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+}
+
+int step_device(const char *name)
+{
+	char source[64], path[64];
+
+	snprintf(source, sizeof source, "/dev/%s", name);
+	snprintf(path, sizeof path, "dev/%s", name);
+	return bind_with(source, path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+}
+
+int step_hide(const char *path)
+{
+	int mount = mount_tmpfs_detached(4096, 0, 0555);
+
+	return mount < 0 || set_flags(mount, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV) ? -1 : attach(mount, path);
+}
+
+int step_tmpfs(const char *path, uint64_t bytes, const char *mode, uid_t uid)
+{
+	int mount = mount_tmpfs_detached(bytes, uid, strtoul(mode, NULL, 8));
+
+	return mount < 0 ? -1 : attach(mount, path);
+}
+
+int step_proc(const char *path)
+{
+	return mount("proc", inside(path), "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL);
+}
+
+int step_listener(int mount, const char *path)
+{
+	return syscall(SYS_move_mount, mount, "", AT_FDCWD, inside(path), MOVE_MOUNT_F_EMPTY_PATH);
+}
+
+int step_pivot(void)
+{
+	/* pivot_root(".", ".") stacks the old root over the new one, and umount2 takes it away (pivot_root(2)) */
+	if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+		return -1;
+	return mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL);
+}

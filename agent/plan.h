@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BOESFS_PLAN_H
+#define BOESFS_PLAN_H
+/*
+ * A plan is what boesfsd decided and the agent executes: text, one operation a line, fields separated by tabs,
+ * with \t, \n and \\ as escapes. The first line is "boesfs-plan 1". Operations run in the order they are written;
+ * boesfsd/plan.py writes them and documents each one.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+enum plan_op {
+	OP_LABEL,		/* label KEY VALUE: what journal fields and the hostname call this instance */
+	OP_LIMIT,		/* limit NAME NUMBER: what the supervisor keeps to */
+	OP_USER,		/* user UID */
+	OP_NETWORK,		/* network none|host|PATH */
+	OP_ROOT,		/* root BYTES: begin the new root, a tmpfs */
+	OP_MKDIR,		/* mkdir PATH MODE */
+	OP_LINK,		/* link TARGET PATH */
+	OP_FILE,		/* file PATH MODE TEXT */
+	OP_BIND,		/* bind SOURCE PATH: read-only, nosuid, nodev, not recursive */
+	OP_DEVICE,		/* device NAME */
+	OP_HIDE,		/* hide PATH: an empty read-only directory over it */
+	OP_TMPFS,		/* tmpfs PATH BYTES MODE */
+	OP_PROC,		/* proc PATH */
+	OP_LISTENER,		/* listener PATH: the directory where the FDK puts its socket */
+	OP_PIVOT,		/* pivot: the new root becomes / and read-only */
+	OP_HOSTNAME,		/* hostname NAME */
+	OP_RLIMIT,		/* rlimit NAME NUMBER */
+	OP_DROP,		/* drop: own user namespace, no capabilities, no_new_privs */
+	OP_LANDLOCK,		/* landlock required|optional|off: begin a ruleset */
+	OP_ALLOW,		/* allow RIGHTS PATH: r, w, x below PATH */
+	OP_PORTS,		/* ports connect|bind NUMBER...: the only TCP ports */
+	OP_RESTRICT,		/* restrict: enforce the ruleset */
+	OP_SECCOMP,		/* seccomp PATH: a compiled filter */
+	OP_ENV,			/* env NAME=VALUE */
+	OP_CWD,			/* cwd PATH */
+	OP_EXEC,		/* exec PROGRAM ARG... */
+	OP_COUNT,
+};
+
+enum { PLAN_MAX_BYTES = 1 << 20, PLAN_VERSION = 1 };
+
+struct step {
+	enum plan_op op;
+	int argc;
+	char **argv;
+};
+
+struct plan {
+	struct step *steps;
+	int count;
+	char error[256];
+};
+
+extern const char *const plan_op_names[OP_COUNT];
+
+/* Read and check the plan in FILE. 0, or -1 with plan->error set to a sentence that names the line. */
+int plan_read(struct plan *plan, const char *file);
+/* The value of the first "label KEY" or "limit KEY" line, or NULL. */
+const char *plan_label(const struct plan *plan, const char *key);
+uint64_t plan_limit(const struct plan *plan, const char *key, uint64_t otherwise);
+const struct step *plan_find(const struct plan *plan, enum plan_op op);
+
+#endif

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE
+#include "sandbox.h"
+#include "steps.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { LISTENER_BYTES = 64 << 10, PIPE_BYTES = 1 << 20, ENV_MAX = 1024 };
+
+static void report(int fd, const char *text)
+{
+	send(fd, text, strlen(text), MSG_NOSIGNAL);
+}
+
+/* One step of the plan failed: say which, and why. Nothing runs after it. */
+static _Noreturn void refuse(int fd, const struct step *step)
+{
+	char text[512];
+	int len = snprintf(text, sizeof text, "E%s", plan_op_names[step->op]);
+	const char *reason = strerror(errno);
+
+	for (int i = 0; i < step->argc && i < 2 && len < 300; i++)
+		len += snprintf(text + len, sizeof text - len, " %.120s", step->argv[i]);
+	if (errno == EOPNOTSUPP && (step->op == OP_LANDLOCK || step->op == OP_PORTS))
+		reason = "this kernel's Landlock cannot (see landlock= in boesfsd.conf(5))";
+	snprintf(text + len, sizeof text - len, ": %s", reason);
+	report(fd, text);
+	_exit(1);
+}
+
+static int send_fd(int channel, int fd)
+{
+	char control[CMSG_SPACE(sizeof fd)] = {0};
+	struct iovec part = {"N", 1};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof fd);
+	memcpy(CMSG_DATA(header), &fd, sizeof fd);
+	return sendmsg(channel, &message, MSG_NOSIGNAL) == 1 ? 0 : -1;
+}
+
+static int install_filter(struct build *build, int channel)
+{
+	int fd = step_seccomp(build), result;
+
+	if (fd < 0)
+		return -1;
+	result = send_fd(channel, fd);
+	close(fd);
+	return result;
+}
+
+/* PIPE_BYTES of slack: a function that prints in bursts does not wait for us. */
+static int make_pipe(int ends[2])
+{
+	if (pipe2(ends, O_CLOEXEC))
+		return -1;
+	fcntl(ends[1], F_SETPIPE_SZ, PIPE_BYTES);
+	return fcntl(ends[0], F_SETFL, O_NONBLOCK);
+}
+
+static _Noreturn void exec_function(const struct step *step, char **environment, const int out[2], const int err[2], int channel)
+{
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	sigset_t none;
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (null < 0 || dup2(null, 0) < 0 || dup2(out[1], 1) < 0 || dup2(err[1], 2) < 0)
+		refuse(channel, step);
+	/* whatever else is open ends here: the function gets 0, 1 and 2 */
+	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
+	execve(step->argv[0], step->argv, environment);
+	refuse(channel, step);
+}
+
+/* PID 1 of the sandbox: reaps, and ends with its one child; the kernel then ends everything else inside. */
+static _Noreturn void be_init(pid_t child, int channel)
+{
+	char text[32];
+	int status;
+	pid_t pid;
+
+	/* nothing of the supervisor's stays open in here */
+	if (dup2(channel, 3) != 3 || syscall(SYS_close_range, 4, ~0U, 0))
+		_exit(1);
+	channel = 3;
+
+	while ((pid = waitpid(-1, &status, 0)) != child)
+		if (pid < 0 && errno != EINTR)
+			_exit(1);
+	snprintf(text, sizeof text, "X%d", status);
+	report(channel, text);
+	_exit(0);
+}
+
+static int enter_network(const char *network, int netns)
+{
+	if (!strcmp(network, "none"))
+		return step_loopback();
+	return netns < 0 ? 0 : setns(netns, CLONE_NEWNET);
+}
+
+/* All steps in the plan's order. The agent trusts the plan's order but not that it is complete: see OP_EXEC. */
+static _Noreturn void build_and_run(const struct plan *plan, struct build *build, int netns, const int out[2],
+				    const int err[2], int channel)
+{
+	char *environment[ENV_MAX + 1];
+	int environment_count = 0;
+
+	for (int i = 0; i < plan->count; i++) {
+		const struct step *step = &plan->steps[i];
+		char **argv = step->argv;
+		int result = 0;
+		pid_t child;
+
+		switch (step->op) {
+		case OP_LABEL: case OP_LIMIT: case OP_USER: break;
+		case OP_NETWORK: result = enter_network(argv[0], netns); break;
+		case OP_ROOT: result = step_root(strtoull(argv[0], NULL, 10)); break;
+		case OP_MKDIR: result = step_mkdir(argv[0], argv[1]); break;
+		case OP_LINK: result = step_link(argv[0], argv[1]); break;
+		case OP_FILE: result = step_file(argv[0], argv[1], argv[2]); break;
+		case OP_BIND: result = step_bind(argv[0], argv[1]); break;
+		case OP_DEVICE: result = step_device(argv[0]); break;
+		case OP_HIDE: result = step_hide(argv[0]); break;
+		case OP_TMPFS: result = step_tmpfs(argv[0], strtoull(argv[1], NULL, 10), argv[2], build->uid); break;
+		case OP_PROC: result = step_proc(argv[0]); break;
+		case OP_LISTENER: result = step_listener(build->listener_mount, argv[0]); break;
+		case OP_PIVOT: result = step_pivot(); build->pivoted = !result; break;
+		case OP_HOSTNAME: result = step_hostname(argv[0]); break;
+		case OP_RLIMIT: result = step_rlimit(argv[0], strtoull(argv[1], NULL, 10)); break;
+		case OP_DROP: result = step_drop(build); break;
+		case OP_LANDLOCK: {
+			int ports = 0;
+
+			while (plan->steps[i + 1 + ports].op == OP_PORTS)
+				ports++;
+			result = step_landlock(build, argv[0], step + 1, ports);
+			break;
+		}
+		case OP_ALLOW: result = step_allow(build, argv[0], argv[1]); break;
+		case OP_PORTS: result = step_ports(build, step->argc, argv); break;
+		case OP_RESTRICT: result = step_restrict(build); break;
+		case OP_SECCOMP: result = install_filter(build, channel); break;
+		case OP_ENV:
+			if (environment_count == ENV_MAX) {
+				errno = E2BIG;
+				result = -1;
+			} else {
+				environment[environment_count++] = argv[0];
+			}
+			break;
+		case OP_CWD: result = chdir(argv[0]); break;
+		case OP_EXEC:
+			environment[environment_count] = NULL;
+			errno = EPERM;
+			/* fail closed: a plan that forgot a wall starts nothing */
+			if (!build->pivoted || !build->dropped || !build->restricted || !build->filtered)
+				refuse(channel, step);
+			child = fork();
+			if (child == 0)
+				exec_function(step, environment, out, err, channel);
+			if (child < 0)
+				refuse(channel, step);
+			be_init(child, channel);
+		case OP_COUNT: break;
+		}
+		if (result)
+			refuse(channel, step);
+	}
+	_exit(1);
+}
+
+/* What needs the host's view of things, before any namespace is entered. */
+static int prepare(struct build *build, const struct plan *plan, int *netns, char *error, size_t error_size)
+{
+	const struct step *user = plan_find(plan, OP_USER), *filter = plan_find(plan, OP_SECCOMP);
+	const struct step *network = plan_find(plan, OP_NETWORK);
+
+	build->uid = user ? strtoul(user->argv[0], NULL, 10) : 0;
+	if (!build->uid || !filter || !network) {
+		snprintf(error, error_size, "the plan has no user, network or seccomp line");
+		return -1;
+	}
+	if (filter_read(&build->filter, filter->argv[0])) {
+		snprintf(error, error_size, "cannot read seccomp filter %s: %s", filter->argv[0], strerror(errno));
+		return -1;
+	}
+	if (network->argv[0][0] == '/' && (*netns = open(network->argv[0], O_RDONLY | O_CLOEXEC)) < 0) {
+		snprintf(error, error_size, "cannot open network namespace %s: %s", network->argv[0], strerror(errno));
+		return -1;
+	}
+	build->listener_mount = mount_tmpfs_detached(LISTENER_BYTES, build->uid, 0755);
+	if (build->listener_mount < 0) {
+		snprintf(error, error_size, "cannot make the listener's tmpfs: %s", strerror(errno));
+		return -1;
+	}
+	return 0;
+}
+
+int sandbox_start(struct sandbox *sandbox, const struct plan *plan, char *error, size_t error_size)
+{
+	struct build build = {.ruleset = -1};
+	int netns = -1, channel[2], out[2], err[2];
+	struct clone_args args = {
+		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_PIDFD,
+		.pidfd = (uintptr_t)&sandbox->init_fd,
+		.exit_signal = SIGCHLD,
+	};
+
+	if (prepare(&build, plan, &netns, error, error_size))
+		return -1;
+	if (!strcmp(plan_find(plan, OP_NETWORK)->argv[0], "none"))
+		args.flags |= CLONE_NEWNET;
+	if (make_pipe(out) || make_pipe(err) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel)) {
+		snprintf(error, error_size, "cannot make pipes: %s", strerror(errno));
+		return -1;
+	}
+	sandbox->init = syscall(SYS_clone3, &args, sizeof args);
+	if (sandbox->init < 0) {
+		snprintf(error, error_size, "cannot make namespaces: %s", strerror(errno));
+		return -1;
+	}
+	if (!sandbox->init) {
+		close(channel[0]);
+		build_and_run(plan, &build, netns, out, err, channel[1]);
+	}
+	close(channel[1]);
+	close(out[1]);
+	close(err[1]);
+	if (netns >= 0)
+		close(netns);
+	free(build.filter.filter);
+	sandbox->report_fd = channel[0];
+	fcntl(channel[0], F_SETFL, O_NONBLOCK);
+	sandbox->out_fd = out[0];
+	sandbox->err_fd = err[0];
+	sandbox->listener_fd = build.listener_mount;
+	return 0;
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef BOESFS_STEPS_H
+#define BOESFS_STEPS_H
+/* What the operations of a plan do inside the new namespaces: mounts.c and confine.c. Each returns 0 or -1 with errno. */
+#include "plan.h"
+
+#include <linux/filter.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct build {
+	int listener_mount;	/* detached tmpfs for the FDK's socket */
+	struct sock_fprog filter;	/* read before the pivot */
+	uid_t uid;
+	int ruleset;		/* Landlock, -1 without */
+	int abi;
+	int ports_handled;	/* LANDLOCK_ACCESS_NET_* that the plan lists */
+	bool pivoted, dropped, restricted, filtered;
+};
+
+/* mounts.c: paths of the plan are relative to the new root, which is the working directory until the pivot. */
+int mount_tmpfs_detached(uint64_t bytes, uid_t uid, unsigned mode);
+int step_root(uint64_t bytes);
+int step_mkdir(const char *path, const char *mode);
+int step_link(const char *target, const char *path);
+int step_file(const char *path, const char *mode, const char *text);
+int step_bind(const char *source, const char *path);
+int step_device(const char *name);
+int step_hide(const char *path);
+int step_tmpfs(const char *path, uint64_t bytes, const char *mode, uid_t uid);
+int step_proc(const char *path);
+int step_listener(int mount, const char *path);
+int step_pivot(void);
+
+/* confine.c */
+int step_hostname(const char *name);
+int step_loopback(void);
+int step_rlimit(const char *name, uint64_t value);
+int step_drop(struct build *build);
+int step_landlock(struct build *build, const char *mode, const struct step *ports, int ports_count);
+int step_allow(struct build *build, const char *rights, const char *path);
+int step_ports(struct build *build, int argc, char **argv);
+int step_restrict(struct build *build);
+int filter_read(struct sock_fprog *filter, const char *path);
+/* Load the filter; the notification descriptor, or -1. */
+int step_seccomp(struct build *build);
+
+#endif

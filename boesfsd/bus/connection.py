@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""D-Bus, through dbus-next: one connection that serves what the XML describes. Calls are checked against it, then
+authorised, then run; every expected failure becomes a named error, every fault one fixed sentence. Descriptors that
+come with a message are closed when it has been dealt with, whatever it was."""
+
+import asyncio
+import logging
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import BusType, MessageFlag, MessageType, NameFlag, RequestNameReply
+from dbus_next.errors import DBusError
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+from boesfsd.errors import TABLE, BoesError
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Exported", "Service", "Variant"]
+
+XML = Path(__file__).with_name("org.boesfs.Faas1.xml")
+ACTION = "org.boesfs.Faas1.Action"
+INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+PEER = "org.freedesktop.DBus.Peer"
+DBUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+POLKIT = (
+    "org.freedesktop.PolicyKit1",
+    "/org/freedesktop/PolicyKit1/Authority",
+    "org.freedesktop.PolicyKit1.Authority",
+)
+ALLOW_INTERACTION = 1
+STANDARD_INTERFACES = f"""
+<interface name="{PEER}"><method name="Ping"/>
+<method name="GetMachineId"><arg type="s" direction="out"/></method></interface>
+<interface name="{INTROSPECTABLE}"><method name="Introspect"><arg type="s" direction="out"/></method></interface>
+<interface name="{PROPERTIES}">
+<method name="Get"><arg type="s" direction="in"/><arg type="s" direction="in"/><arg type="v" direction="out"/></method>
+<method name="GetAll"><arg type="s" direction="in"/><arg type="a{{sv}}" direction="out"/></method>
+<method name="Set"><arg type="s" direction="in"/><arg type="s" direction="in"/><arg type="v" direction="in"/></method>
+<signal name="PropertiesChanged"><arg type="s"/><arg type="a{{sv}}"/><arg type="as"/></signal></interface>
+"""
+OBJECT_MANAGER_XML = f"""
+<interface name="{OBJECT_MANAGER}">
+<method name="GetManagedObjects"><arg type="a{{oa{{sa{{sv}}}}}}" direction="out"/></method>
+<signal name="InterfacesAdded"><arg type="o"/><arg type="a{{sa{{sv}}}}"/></signal>
+<signal name="InterfacesRemoved"><arg type="o"/><arg type="as"/></signal></interface>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as the XML has it. `action` is the polkit action, "" for what anybody may do."""
+
+    name: str
+    takes: str
+    gives: str
+    action: str
+
+    @property
+    def attribute(self) -> str:
+        """The Python method that implements it."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", self.name).lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface as the XML has it: methods, signatures of properties and of signals, and its XML text."""
+
+    name: str
+    methods: dict[str, Method]
+    properties: dict[str, str]
+    signals: dict[str, str]
+    xml: str
+
+
+def read_xml(file: Path = XML) -> dict[str, Interface]:
+    """The interfaces in FILE by name."""
+    root = ET.parse(file).getroot()  # noqa: S314 (our own file)
+    return {element.get("name", ""): _interface(element) for element in root.iter("interface")}
+
+
+def _interface(element: ET.Element) -> Interface:
+    methods = {}
+    for item in element.iter("method"):
+        signature = {
+            way: "".join(arg.get("type", "") for arg in item.iter("arg") if arg.get("direction") == way)
+            for way in ("in", "out")
+        }
+        action = next((note.get("value", "") for note in item.iter("annotation") if note.get("name") == ACTION), "")
+        name = item.get("name", "")
+        methods[name] = Method(name, signature["in"], signature["out"], action)
+    return Interface(
+        name=element.get("name", ""),
+        methods=methods,
+        properties={item.get("name", ""): item.get("type", "") for item in element.iter("property")},
+        signals={
+            item.get("name", ""): "".join(arg.get("type", "") for arg in item.iter("arg"))
+            for item in element.iter("signal")
+        },
+        xml=ET.tostring(element, encoding="unicode"),
+    )
+
+
+class Exported(Protocol):
+    """An object on the bus: the interface it has and the values of all its properties."""
+
+    interface: str
+
+    def properties(self) -> dict[str, Any]:
+        """Plain values, by name; the XML has their types."""
+
+
+class Tree(Protocol):
+    """Finds objects by path."""
+
+    def find(self, path: str) -> Exported | None:
+        """The object at PATH."""
+
+    def children(self, path: str) -> list[str]:
+        """Names of the nodes right below PATH."""
+
+    def objects(self) -> Mapping[str, Exported]:
+        """All objects below the root, for the ObjectManager."""
+
+
+class Service:
+    """The daemon's connection to the system bus."""
+
+    def __init__(self, root: str, tree: Tree) -> None:
+        self.interfaces = read_xml()
+        self._root = root
+        self._tree = tree
+        self._bus: MessageBus
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def connect(self, name: str, on_lost: Callable[[], None]) -> None:
+        """Connect and take the name; ON_LOST is called when the bus goes away."""
+        self._bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        await self._bus.connect()
+        self._bus.add_message_handler(self._receive)
+        reply = await self._bus.request_name(name, NameFlag.DO_NOT_QUEUE)
+        if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
+            raise BoesError("Failed", f"{name} is owned by somebody else", hint="is another boesfsd running?")
+        watcher = asyncio.ensure_future(self._bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+        watcher.add_done_callback(lambda _: on_lost())
+        self._watcher = watcher
+
+    def disconnect(self) -> None:
+        """Leave the bus."""
+        self._watcher.cancel()
+        self._bus.disconnect()  # type: ignore[no-untyped-call]
+
+    # --- signals
+
+    def emit(self, interface: str, signal: str, *values: Any, path: str = "") -> None:
+        """Send a signal of the XML."""
+        signature = self.interfaces[interface].signals[signal]
+        self._send_signal(path or self._root, interface, signal, signature, list(values))
+
+    def changed(self, path: str, exported: Exported, names: list[str]) -> None:
+        """PropertiesChanged for NAMES."""
+        values = self._wrapped(exported, names)
+        self._send_signal(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", [exported.interface, values, []])
+
+    def added(self, path: str, exported: Exported) -> None:
+        """InterfacesAdded, from the object manager."""
+        body = [path, {exported.interface: self._wrapped(exported)}]
+        self._send_signal(self._root, OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", body)
+
+    def removed(self, path: str, interface: str) -> None:
+        """InterfacesRemoved."""
+        self._send_signal(self._root, OBJECT_MANAGER, "InterfacesRemoved", "oas", [path, [interface]])
+
+    def _send_signal(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
+        self._bus.send(Message.new_signal(path, interface, member, signature, body))
+
+    def _wrapped(self, exported: Exported, names: list[str] | None = None) -> dict[str, Variant]:
+        types = self.interfaces[exported.interface].properties
+        values = exported.properties()
+        return {name: Variant(types[name], values[name]) for name in (names or types)}
+
+    # --- calls
+
+    def _receive(self, message: Message) -> bool | None:
+        if message.message_type is MessageType.SIGNAL:
+            _close_descriptors(message)  # anyone may send us a signal with descriptors
+            return None
+        if message.message_type is not MessageType.METHOD_CALL or message.interface == PEER:
+            return None
+        task = asyncio.ensure_future(self._serve(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _serve(self, message: Message) -> None:
+        try:
+            signature, body = await self._answer(message)
+            reply = Message.new_method_return(message, signature, body)
+        except BoesError as error:
+            reply = Message.new_error(message, error.kind.name, str(error))
+        except Exception:
+            log.exception("%s.%s failed", message.interface, message.member)
+            reply = Message.new_error(message, TABLE["Failed"].name, "Internal error; see journalctl -u boesfsd")
+        finally:
+            _close_descriptors(message)
+        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            self._bus.send(reply)
+
+    async def _answer(self, message: Message) -> tuple[str, list[Any]]:
+        if message.interface == INTROSPECTABLE and message.member == "Introspect":
+            return "s", [self._introspect(message.path)]
+        exported = self._tree.find(message.path)
+        if exported is None:
+            raise BoesError("UnknownObject", f"There is no object {message.path}")
+        if message.interface == PROPERTIES:
+            return self._answer_property(message, exported)
+        if message.interface == OBJECT_MANAGER and message.path == self._root and message.member == "GetManagedObjects":
+            objects = self._tree.objects()
+            return "a{oa{sa{sv}}}", [{path: {o.interface: self._wrapped(o)} for path, o in objects.items()}]
+        return await self._run(message, exported)
+
+    async def _run(self, message: Message, exported: Exported) -> tuple[str, list[Any]]:
+        method = self.interfaces[exported.interface].methods.get(message.member)
+        if method is None or message.interface not in (None, exported.interface):
+            raise BoesError("UnknownMethod", f"{message.path} has no method {message.interface or ''}.{message.member}")
+        if message.signature != method.takes:
+            raise BoesError("InvalidArgs", f"{method.name} takes ({method.takes}), not ({message.signature})")
+        if method.action:
+            await self._authorise(message, method.action)
+        args = [
+            message.unix_fds[value] if kind == "h" else plain(value)
+            for kind, value in zip(split_signature(method.takes), message.body, strict=True)
+        ]
+        result = await getattr(exported, method.attribute)(*args)
+        outputs = len(split_signature(method.gives))
+        body = [] if outputs == 0 else [result] if outputs == 1 else list(result)
+        return method.gives, body
+
+    def _answer_property(self, message: Message, exported: Exported) -> tuple[str, list[Any]]:
+        takes = {"Get": "ss", "GetAll": "s", "Set": "ssv"}.get(message.member)
+        if takes is None:
+            raise BoesError("UnknownMethod", f"{PROPERTIES} has no method {message.member}")
+        if message.signature != takes:
+            raise BoesError("InvalidArgs", f"{message.member} takes ({takes}), not ({message.signature})")
+        if message.body[0] not in ("", exported.interface):
+            raise BoesError("UnknownProperty", f"{message.path} has no interface {message.body[0]}")
+        if message.member == "GetAll":
+            return "a{sv}", [self._wrapped(exported)]
+        name = message.body[1]
+        if name not in self.interfaces[exported.interface].properties:
+            raise BoesError("UnknownProperty", f"{exported.interface} has no property {name}")
+        if message.member == "Set":
+            raise BoesError("PropertyReadOnly", f"{name} cannot be set", hint="Deploy with replace changes a function")
+        return "v", [self._wrapped(exported, [name])[name]]
+
+    def _introspect(self, path: str) -> str:
+        exported, children = self._tree.find(path), self._tree.children(path)
+        if exported is None and not children:
+            raise BoesError("UnknownObject", f"There is no object {path}")
+        parts = [STANDARD_INTERFACES]
+        if path == self._root:
+            parts.append(OBJECT_MANAGER_XML)
+        if exported:
+            parts.append(self.interfaces[exported.interface].xml)
+        parts += [f'<node name="{child}"/>' for child in children]
+        return f"<node>{''.join(parts)}</node>"
+
+    # --- authorisation
+
+    async def _authorise(self, message: Message, action: str) -> None:
+        """Root may; anybody else needs polkit's word, and without polkit may not."""
+        uid = (await self._ask(DBUS, "GetConnectionUnixUser", "s", [message.sender]))[0]
+        if uid == 0:
+            return
+        interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
+        subject = ["system-bus-name", {"name": Variant("s", message.sender)}]
+        flags = ALLOW_INTERACTION if interactive else 0
+        try:
+            allowed, challenge, _ = (
+                await self._ask(POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us", [subject, action, {}, flags, ""])
+            )[0]
+        except DBusError as error:
+            raise BoesError(
+                "AccessDenied",
+                f"Only root may do this: polkit does not answer ({error.text})",
+                hint=f"polkit has {action}",
+            ) from error
+        if allowed:
+            return
+        if challenge and not interactive:
+            raise BoesError("InteractiveAuthorizationRequired", f"polkit would have to ask for {action}")
+        raise BoesError("AccessDenied", f"polkit does not allow {action} to uid {uid}")
+
+    async def _ask(self, whom: tuple[str, str, str], member: str, signature: str, body: list[Any]) -> list[Any]:
+        destination, path, interface = whom
+        reply = await self._bus.call(
+            Message(
+                destination=destination, path=path, interface=interface, member=member, signature=signature, body=body
+            )
+        )
+        assert reply is not None
+        if reply.message_type is MessageType.ERROR:
+            text = str(reply.body[0]) if reply.body else reply.error_name
+            raise DBusError(reply.error_name, text)  # type: ignore[no-untyped-call]
+        return list(reply.body)
+
+
+def _close_descriptors(message: Message) -> None:
+    while message.unix_fds:
+        os.close(message.unix_fds.pop())
+
+
+def plain(value: Any) -> Any:
+    """VALUE without D-Bus variants."""
+    if isinstance(value, Variant):
+        return plain(value.value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+def split_signature(signature: str) -> list[str]:
+    """The complete types of a signature: "sa{sv}h" has three."""
+    types, start, depth = [], 0, 0
+    for index, c in enumerate(signature):
+        depth += (c in "({") - (c in ")}")
+        if c != "a" and depth == 0:
+            types.append(signature[start : index + 1])
+            start = index + 1
+    return types

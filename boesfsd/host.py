@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts of this machine that plans and checks depend on, and the files under /run that are rendered from the store."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from boesfsd.config import Config
+from boesfsd.errors import BoesError
+from boesfsd.plan import OPTIONAL, Host
+from boesfsd.runtimes import Runtime
+from boesfsd.units import CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
+
+AGENT = Path("/usr/lib/boesfs/boesfs-agent")
+RESOLVERS = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")
+
+
+async def features() -> dict[str, str]:
+    """What agent and kernel can do: plan, landlock (its ABI, 0 without)."""
+    try:
+        process = await asyncio.create_subprocess_exec(AGENT, "--features", stdout=subprocess.PIPE)
+        out, _ = await process.communicate()
+    except OSError as error:
+        raise BoesError("Failed", f"Cannot run {AGENT}: {error}", hint="install boesfsd anew") from error
+    return dict(line.split("=", 1) for line in out.decode().split())
+
+
+def facts(config: Config, runtimes: dict[str, Runtime]) -> Host:
+    """What plans need to know."""
+    optional = set(OPTIONAL)
+    optional.update(path for runtime in runtimes.values() for path in runtime.hide)
+    return Host(
+        init_timeout=config.init_timeout,
+        landlock=config.landlock,
+        resolver=next((path for path in RESOLVERS if Path(path).exists()), ""),
+        files=frozenset(path for path in optional if Path(path).exists()),
+    )
+
+
+def write(file: Path, text: str) -> bool:
+    """Put TEXT into FILE at once or not at all; False when it was there already."""
+    try:
+        if file.read_text() == text:
+            return False
+    except OSError:
+        pass
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    part.write_text(text)
+    part.rename(file)
+    return True
+
+
+def write_drop_in(unit: str, text: str) -> bool:
+    """Write the drop-in of a unit that is not loaded yet. The directory's time stamp tells PID 1 to look again; it is
+    set to the nanosecond, since two changes within one tick of the kernel's clock would look like one."""
+    directory = UNIT_DIR / f"{unit}.d"
+    directory.mkdir(parents=True, exist_ok=True)
+    changed = write(directory / DROP_IN, text)
+    if changed:
+        os.utime(UNIT_DIR)
+    return changed
+
+
+def remove_drop_ins(unit: str) -> None:
+    """Remove what we and SetUnitProperties wrote for a unit."""
+    for directory in (UNIT_DIR, CONTROL_DIR):
+        shutil.rmtree(directory / f"{unit}.d", ignore_errors=True)
+
+
+def drop_in_units() -> set[str]:
+    """Units of ours that have drop-ins."""
+    names: set[str] = set()
+    for directory in (UNIT_DIR, CONTROL_DIR):
+        if directory.is_dir():
+            names.update(entry.name.removesuffix(".d") for entry in os.scandir(directory))
+    return {name for name in names if parse_unit(name)}

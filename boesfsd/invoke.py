@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls: which slot of a function takes one, who waits, and what becomes of it. In memory only: neither the store
+nor D-Bus is touched between a request and its answer."""
+
+import asyncio
+import heapq
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from boesfsd.errors import BoesError
+from boesfsd.model import Function, new_id
+from boesfsd.units import socket_path
+from boesfsd.wire import HOP_BY_HOP, Call, Connection, Header, Request
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER = b"15"
+BACKSTOP = 1.0  # seconds after the deadline at which we stop relying on the agent
+DETAIL_MAX = 4096
+BUFFER_MAX = 256 << 10
+SLOT_IDLE_SLACK = 5.0
+CONNECT_TRIES = 3
+JSON_HEADER: Header = (b"Content-Type", b"application/json")
+
+
+@dataclass
+class Counters:
+    """What happened to a function since boesfsd started; last_call is milliseconds since 1970."""
+
+    calls: int = 0
+    errors: int = 0
+    running: int = 0
+    queued: int = 0
+    last_call: int = 0
+
+
+@dataclass(order=True)
+class Slot:
+    """One place for an instance, with a socket of its own."""
+
+    number: int
+    path: str = field(compare=False)
+    used: float = field(compare=False, default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class Route:
+    """A function as the router knows it."""
+
+    function: Function
+    free: list[Slot] = field(default_factory=list)
+    open: dict[int, Slot] = field(default_factory=dict)
+    opening: set[int] = field(default_factory=set)
+    waiters: deque[asyncio.Future[Slot]] = field(default_factory=deque)
+    calls: dict[str, "Invocation"] = field(default_factory=dict)
+    counters: Counters = field(default_factory=Counters)
+    last_error: str = ""
+    stopped: bool = False
+
+
+class Slots:
+    """How the router has sockets opened, closed and mended; functions.py implements it over systemd."""
+
+    async def open_slot(self, function: Function, number: int) -> None:
+        """Make the slot listen; BoesError when that fails."""
+        raise NotImplementedError
+
+    async def close_slot(self, function: Function, number: int) -> None:
+        """Stop the slot's socket and instance."""
+        raise NotImplementedError
+
+    async def end_instance(self, function: Function, number: int) -> None:
+        """Kill the slot's instance; its socket stays."""
+        raise NotImplementedError
+
+
+class Router:
+    """All routes by function id. ON_CHANGE and ON_FAILURE tell the bus."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.routes: dict[str, Route] = {}
+        self.slots = slots
+        self.max_request_size = 0
+        self.on_change: Callable[[Route], None] = lambda route: None
+        self.on_failure: Callable[[Route, str, str, str], None] = lambda route, call_id, reason, message: None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- routes
+
+    def put(self, function: Function, listening: set[int]) -> Route:
+        """Add the function, or exchange it for a newer version; LISTENING slots are open already."""
+        route = self.routes.get(function.id)
+        if route is None:
+            route = self.routes[function.id] = Route(function)
+        route.function = function
+        for number in sorted(listening - route.open.keys()):
+            self._add_slot(route, number)
+        return route
+
+    def remove(self, function_id: str) -> Route | None:
+        """Forget the function; who waits or runs is answered NoSuchFunction or Stopped."""
+        route = self.routes.pop(function_id, None)
+        if route:
+            self.end_calls(route, BoesError("Stopped", "The function was removed"))
+        return route
+
+    def end_calls(self, route: Route, error: BoesError) -> None:
+        """End all calls of a route, running and waiting, with ERROR."""
+        for call in list(route.calls.values()):
+            call.fail(error)
+
+    def find_call(self, call_id: str) -> "Invocation | None":
+        """The call that is being served or waits."""
+        for route in self.routes.values():
+            if call_id in route.calls:
+                return route.calls[call_id]
+        return None
+
+    # --- slots
+
+    def _add_slot(self, route: Route, number: int) -> None:
+        slot = route.open[number] = Slot(number, str(socket_path(route.function.id, number)))
+        self.release(route, slot)
+
+    def acquire(self, route: Route) -> asyncio.Future[Slot] | Slot:
+        """A free slot, the lowest first, or a future of one."""
+        while route.free:
+            slot = heapq.heappop(route.free)
+            if slot.number < route.function.settings.concurrency and route.open.get(slot.number) is slot:
+                return slot
+        future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        route.waiters.append(future)
+        self._grow(route)
+        return future
+
+    def release(self, route: Route, slot: Slot) -> None:
+        """Give a slot back, to who waits longest."""
+        slot.used = time.monotonic()
+        if route.open.get(slot.number) is not slot:
+            return
+        if slot.number < route.function.settings.concurrency:
+            while route.waiters:
+                waiter = route.waiters.popleft()
+                if not waiter.done():
+                    waiter.set_result(slot)
+                    return
+        heapq.heappush(route.free, slot)
+
+    def _grow(self, route: Route) -> None:
+        """Open one more slot for each who waits, up to the function's concurrency."""
+        wanted = sum(not waiter.done() for waiter in route.waiters)
+        for number in range(route.function.settings.concurrency):
+            if len(route.opening) >= wanted:
+                return
+            if number not in route.open and number not in route.opening:
+                route.opening.add(number)
+                self.spawn(self._open(route, number))
+
+    async def _open(self, route: Route, number: int) -> None:
+        try:
+            await self.slots.open_slot(route.function, number)
+        except BoesError as error:
+            route.last_error = str(error)
+            log.error("Cannot open slot %d of %s: %s", number, route.function.label, error)
+            if not route.open:
+                while route.waiters:
+                    waiter = route.waiters.popleft()
+                    if not waiter.done():
+                        waiter.set_exception(error)
+            return
+        finally:
+            route.opening.discard(number)
+        if self.routes.get(route.function.id) is route and not route.stopped:
+            self._add_slot(route, number)
+        else:
+            await self.slots.close_slot(route.function, number)
+
+    def idle_slots(self) -> list[tuple[Route, Slot]]:
+        """Extra slots (never slot 0) unused for longer than the idle time-out, taken out of service."""
+        now = time.monotonic()
+        found = []
+        for route in self.routes.values():
+            settings = route.function.settings
+            for slot in list(route.free):
+                idle = now - slot.used > settings.idle_timeout + SLOT_IDLE_SLACK
+                if slot.number and (idle or slot.number >= settings.concurrency):
+                    route.free.remove(slot)
+                    del route.open[slot.number]
+                    found.append((route, slot))
+            heapq.heapify(route.free)
+        return found
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Run WORK in a task of ours."""
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            log.error("A task failed", exc_info=task.exception())
+
+
+def error_body(message: str, detail: str = "") -> bytes:
+    """The JSON of every error answer."""
+    return json.dumps({"message": message, **({"detail": detail} if detail else {})}).encode() + b"\n"
+
+
+def rfc3339(seconds: float) -> bytes:
+    """A time as Fn-Deadline has it."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z").encode()
+
+
+class Invocation:
+    """One call, from the request's head to the end of its answer. It is the wire's handler on the client's side and
+    the wire's caller on the instance's side."""
+
+    def __init__(self, router: Router, route: Route, connection: Connection, request: Request) -> None:
+        self.id = new_id()
+        self._router = router
+        self._route = route
+        self._connection = connection
+        self._request = request
+        self._slot: Slot | None = None
+        self._call: Call | None = None
+        self._early: list[bytes] = []
+        self._received = 0
+        self._complete = self._begun = self._over = False
+        self._failed_body: bytearray | None = None
+        self._reason = ""
+        self._status = 0
+        settings = route.function.settings
+        self._deadline = time.time() + settings.timeout
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(settings.timeout + BACKSTOP, self._too_late)
+        self._queue_timer: asyncio.TimerHandle | None = None
+        self._waiter: asyncio.Future[Slot] | None = None
+        route.calls[self.id] = self
+        route.counters.calls += 1
+        route.counters.last_call = int(time.time() * 1000)
+        self._start()
+
+    # --- getting an instance
+
+    def _start(self) -> None:
+        slot = self._router.acquire(self._route)
+        if isinstance(slot, Slot):
+            self._take(slot)
+            return
+        self._route.counters.queued += 1
+        self._waiter = slot
+        slot.add_done_callback(self._waited)
+        left = self._deadline - time.time()
+        self._queue_timer = asyncio.get_running_loop().call_later(max(left, 0), self._nobody_free)
+
+    def _waited(self, waiter: asyncio.Future[Slot]) -> None:
+        self._route.counters.queued -= 1
+        self._waiter = None
+        if self._queue_timer:
+            self._queue_timer.cancel()
+        if waiter.cancelled():
+            return
+        error = waiter.exception()
+        if isinstance(error, BoesError):
+            self.fail(BoesError("Busy", "Timed out - server too busy", hint=str(error)))
+        elif error is None and self._over:
+            self._router.release(self._route, waiter.result())
+        elif error is None:
+            self._take(waiter.result())
+
+    def _nobody_free(self) -> None:
+        self.fail(BoesError("Busy", "Timed out - server too busy"))
+
+    def _take(self, slot: Slot) -> None:
+        self._slot = slot
+        self._route.counters.running += 1
+        self._router.on_change(self._route)
+        self._router.spawn(self._connect(slot))
+
+    async def _connect(self, slot: Slot) -> None:
+        loop = asyncio.get_running_loop()
+        for attempt in range(CONNECT_TRIES):
+            try:
+                _, call = await loop.create_unix_connection(lambda: Call(self), slot.path)
+                break
+            except OSError as error:
+                if self._over:
+                    return
+                log.warning(
+                    "Slot %d of %s does not answer (%s); opening it again",
+                    slot.number,
+                    self._route.function.label,
+                    error,
+                )
+                try:
+                    await self._router.slots.open_slot(self._route.function, slot.number)
+                except BoesError as reason:
+                    self._route.last_error = str(reason)
+                await asyncio.sleep(0.05 * attempt)
+        else:
+            self.fail(BoesError("Busy", "Timed out - server too busy", hint="the function's socket cannot be opened"))
+            return
+        if self._over:
+            call.close()
+            return
+        self._call = call
+        self._send_request(call)
+
+    def _send_request(self, call: Call) -> None:
+        headers = [header for header in self._request.headers if header[0] not in HOP_BY_HOP and header[0] != b"host"]
+        headers = [header for header in headers if header[0] not in (b"fn-call-id", b"fn-deadline")]
+        headers += [(b"Fn-Call-Id", self.id.encode()), (b"Fn-Deadline", rfc3339(self._deadline))]
+        call.send_head(headers, self._request.length)
+        if self._request.expects_continue and not self._early:
+            self._connection.send_continue()
+        for data in self._early:
+            call.send_body(data)
+        self._early.clear()
+        if self._complete:
+            call.end()
+        self._connection.unpause()
+
+    # --- the client's side
+
+    def body(self, data: bytes) -> None:
+        """The request's body: to the instance, or kept until there is one."""
+        if self._over:
+            return
+        self._received += len(data)
+        if self._received > self._router.max_request_size:
+            self.fail(BoesError("RequestTooLarge", "Request content too large"))
+        elif self._call:
+            self._call.send_body(data)
+            if not self._call.writable:
+                self._connection.pause()
+        else:
+            self._early.append(data)
+            if self._received > BUFFER_MAX:
+                self._connection.pause()
+
+    def end(self) -> None:
+        """The request is complete."""
+        self._complete = True
+        if self._call and not self._over:
+            self._call.end()
+
+    def gone(self) -> None:
+        """The client disconnected: nobody wants the answer, and the instance is ended."""
+        if not self._over:
+            log.info("Call %s of %s: Client cancelled context", self.id, self._route.function.label)
+            self._finish()
+
+    def resume(self) -> None:
+        """The client reads again."""
+        if self._call:
+            self._call.unpause()
+
+    # --- the instance's side
+
+    def answer_begins(self, status: int, headers: list[Header], length: int) -> None:
+        """The agent's or the FDK's answer; what the FDK calls a failure is reported in Fn's words."""
+        self._status = status
+        ours = dict(headers).get(b"boesfs-error")
+        self._reason = ours.decode() if ours else {502: "FunctionFailed", 504: "Timeout"}.get(status, "")
+        if status != 200 and not ours:
+            self._failed_body = bytearray()
+            return
+        self._begun = True
+        passed = [
+            h
+            for h in headers
+            if h[0] not in HOP_BY_HOP and h[0] not in (b"boesfs-error", b"fn-call-id", b"retry-after")
+        ]
+        passed.append((b"Fn-Call-Id", self.id.encode()))
+        if ours:
+            passed.append((b"Boesfs-Error", ours))
+        if status == 503:
+            passed.append((b"Retry-After", RETRY_AFTER))
+        if ours:
+            self._failed_body = bytearray()
+        self._connection.start_answer(status, passed, length)
+
+    def answer_body(self, data: bytes) -> None:
+        """A piece of the answer."""
+        if self._failed_body is not None:
+            self._failed_body += data[: DETAIL_MAX - len(self._failed_body)]
+        if self._begun:
+            self._connection.send_body(data)
+            if not self._connection.writable and self._call:
+                self._call.pause()
+
+    def answer_ends(self) -> None:
+        """The answer is complete."""
+        self._call = None
+        if not self._begun:
+            detail = bytes(self._failed_body or b"").decode(errors="replace")
+            message = "Timed out" if self._status == 504 else "function failed"
+            self._answer_error(self._status, self._reason, message, detail)
+            return
+        if self._reason:
+            self._note_failure(self._reason, _message_of(bytes(self._failed_body or b"")))
+        self._connection.end_answer()
+        self._finish()
+
+    def instance_lost(self) -> None:
+        """The instance ended in the middle: killed from outside, or with its agent."""
+        self._call = None
+        detail = "the instance ended without an answer"
+        if self._begun:
+            self._note_failure("FunctionFailed", detail)
+            self._connection.abort()
+            self._finish()
+        else:
+            self._answer_error(502, "FunctionFailed", "error receiving function response", detail)
+
+    def instance_writable(self) -> None:
+        """The instance reads again."""
+        self._connection.unpause()
+
+    # --- ends
+
+    def fail(self, error: BoesError) -> None:
+        """End the call with ERROR, wherever it is; an instance that serves it is ended."""
+        if self._over:
+            return
+        if self._begun:
+            self._note_failure(error.code, error.message)
+            self._connection.abort()
+            self._finish()
+        else:
+            self._answer_error(error.kind.http, error.code, error.message, error.hint)
+
+    def _too_late(self) -> None:
+        """The agent should have answered 504 by now."""
+        slot, function = self._slot, self._route.function
+        if slot:
+            self._router.spawn(self._router.slots.end_instance(function, slot.number))
+        self.fail(BoesError("Timeout", "Timed out"))
+
+    def _answer_error(self, status: int, code: str, message: str, detail: str) -> None:
+        if self._over:
+            return
+        self._note_failure(code, f"{message}: {detail}" if detail else message)
+        headers = [JSON_HEADER, (b"Fn-Call-Id", self.id.encode()), (b"Boesfs-Error", code.encode())]
+        if status == 503:
+            headers.append((b"Retry-After", RETRY_AFTER))
+        self._connection.answer(status, headers, error_body(message, detail))
+        self._finish()
+
+    def _note_failure(self, reason: str, message: str) -> None:
+        self._route.counters.errors += 1
+        self._route.last_error = message
+        self._router.on_failure(self._route, self.id, reason, message)
+
+    def _finish(self) -> None:
+        self._over = True
+        self._timer.cancel()
+        if self._queue_timer:
+            self._queue_timer.cancel()
+        if self._waiter and not self._waiter.done():
+            self._waiter.cancel()
+        call, self._call = self._call, None
+        if call:
+            call.close()
+        self._early.clear()
+        self._route.calls.pop(self.id, None)
+        if self._slot:
+            self._route.counters.running -= 1
+            self._router.release(self._route, self._slot)
+            self._slot = None
+        self._router.on_change(self._route)
+
+
+def _message_of(body: bytes) -> str:
+    try:
+        data = json.loads(body)
+        return f"{data['message']}: {data['detail']}" if data.get("detail") else str(data["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return body.decode(errors="replace")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""func.yaml (Fn's schema 20180708 with our keys) and the options of Deploy, checked and merged into Settings."""
+
+import dataclasses
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from boesfsd import options
+from boesfsd.errors import BoesError
+from boesfsd.model import Json, Ports, Settings
+
+FILE = "func.yaml"
+SCHEMA_VERSION = 20180708
+MANIFEST_MAX = 256 << 10
+
+_text: Json = {"type": "string"}
+_texts: Json = {"type": "array", "items": _text}
+_trigger: Json = {
+    "type": "object",
+    "properties": {"name": _text, "type": {"enum": ["http"]}, "source": {"type": "string", "pattern": "^/"}},
+    "required": ["name", "type", "source"],
+    "additionalProperties": False,
+}
+_expected: Json = {
+    "type": "object",
+    "properties": {"name": _text, "required": {"type": "boolean"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+_fn_keys: Json = {
+    "schema_version": {"const": SCHEMA_VERSION},
+    "name": _text,
+    "version": {"type": ["string", "number"]},
+    "build_image": _text,
+    "run_image": _text,
+    "cmd": _text,
+    "entrypoint": _text,
+    "content_type": _text,
+    "type": _text,
+    "annotations": {"type": "object"},
+    "build": _texts,
+    "expects": {
+        "type": "object",
+        "properties": {"config": {"type": "array", "items": _expected}},
+        "additionalProperties": False,
+    },
+    "triggers": {"type": "array", "items": _trigger},
+    "signing_details": {"type": "object"},
+    "deploy": {"type": "object"},
+}
+SCHEMA: Json = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "func.yaml",
+    "type": "object",
+    "properties": {**_fn_keys, **{key: option.schema for key, option in options.STORED.items()}},
+    "required": ["schema_version"],
+    "additionalProperties": False,
+}
+_manifest_validator = jsonschema.Draft202012Validator(SCHEMA)
+_options_validator = jsonschema.Draft202012Validator(options.schema(options.TABLE))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checked func.yaml. `given` holds the option keys it sets; without entrypoint and cmd the command is empty."""
+
+    name: str
+    command: tuple[str, ...]
+    given: Json
+    required_config: tuple[str, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases: they can make a small file explode."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.get_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read(file: Path) -> Manifest:
+    """The manifest in FILE; InvalidManifest names the line or the key that is wrong."""
+    try:
+        if file.stat().st_size > MANIFEST_MAX:
+            raise BoesError("InvalidManifest", f"{FILE} is over {MANIFEST_MAX >> 10} KiB")
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BoesError("InvalidManifest", f"There is no {FILE} in the source", hint="fn init writes one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BoesError("InvalidManifest", f"Cannot read {FILE}: {error}") from error
+    return parse(text)
+
+
+def parse(text: str) -> Manifest:
+    """As read, from the file's text."""
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise BoesError("InvalidManifest", f"{FILE}{where}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise BoesError("InvalidManifest", f"{FILE}: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise BoesError("InvalidManifest", f"{FILE}: must be a map of keys, is {type(data).__name__}")
+    _validate(_manifest_validator, data, "InvalidManifest", f"{FILE}: ")
+    if data.get("network", "none") == "none" and data.get("ports"):
+        raise BoesError("InvalidManifest", f"{FILE}: ports: there are none to reach with network: none")
+    return Manifest(
+        name=data.get("name", ""),
+        command=(*_words("entrypoint", data), *_words("cmd", data)),
+        given={key: value for key, value in data.items() if key in options.STORED},
+        required_config=tuple(
+            item["name"] for item in data.get("expects", {}).get("config", []) if item.get("required", True)
+        ),
+    )
+
+
+def _words(key: str, data: Json) -> list[str]:
+    try:
+        return shlex.split(data.get(key, ""))
+    except ValueError as error:
+        raise BoesError("InvalidManifest", f"{FILE}: {key}: {error}") from error
+
+
+def check_options(given: Json) -> None:
+    """InvalidArgs that names the unknown key or the wrong value of Deploy's options."""
+    _validate(_options_validator, given, "InvalidArgs", "")
+
+
+def settings(manifest: Manifest, given: Json) -> Settings:
+    """func.yaml's settings with those of Deploy's options on top; config is merged key by key."""
+    merged: Json = {**manifest.given, **{key: value for key, value in given.items() if key in options.STORED}}
+    for key in ("config", "environment"):
+        merged[key] = options.text_values({**manifest.given.get(key, {}), **given.get(key, {})})
+    for key in ("memory", "timeout", "idle_timeout"):  # Fn: zero means the default
+        if merged.get(key) == 0:
+            del merged[key]
+    ports = merged.pop("ports", {})
+    result = Settings(**merged, ports=Ports(**{side: tuple(sorted(set(numbers))) for side, numbers in ports.items()}))
+    if result.network == "none" and result.ports != Ports():
+        raise BoesError("InvalidArgs", "ports: there are none to reach with network = none")
+    _check_values(result)
+    return result
+
+
+def _check_values(result: Settings) -> None:
+    for name, value in (*result.config.items(), *result.environment.items()):
+        if "\0" in value or len(value) > 64 << 10:
+            raise BoesError("InvalidManifest", f"config: {name}: a value is text of at most 64 KiB without NUL")
+    if max(options.parse_cpuset(result.cpuset), default=0) > options.CPU_HIGHEST:
+        raise BoesError("InvalidManifest", f"cpuset: {result.cpuset}: CPU numbers end at {options.CPU_HIGHEST}")
+
+
+def to_json(value: Settings) -> Json:
+    """Settings as the store keeps them."""
+    return dataclasses.asdict(value)
+
+
+def from_json(data: Json) -> Settings:
+    """The reverse of to_json; keys that a later version may have added are left out."""
+    known = {item.name for item in dataclasses.fields(Settings)}
+    values = {key: value for key, value in data.items() if key in known}
+    ports = {side: None if value is None else tuple(value) for side, value in values.pop("ports", {}).items()}
+    return Settings(**values, ports=Ports(**ports))
+
+
+def _validate(validator: Any, data: Json, code: str, prefix: str) -> None:
+    for error in _sorted(validator.iter_errors(data)):
+        where = ".".join(str(part) for part in error.absolute_path)
+        unknown = _unknown_keys(error)
+        if unknown:
+            within = f" in {where}" if where else ""
+            raise BoesError(code, f"{prefix}unknown key {', '.join(unknown)}{within}", hint=_known(error))
+        raise BoesError(code, f"{prefix}{where + ': ' if where else ''}{error.message}")
+
+
+def _sorted(errors: Iterable[Any]) -> list[Any]:
+    return sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])
+
+
+def _unknown_keys(error: Any) -> list[str]:
+    if error.validator != "additionalProperties" or error.schema.get("additionalProperties") is not False:
+        return []
+    return sorted(str(key) for key in error.instance if key not in error.schema["properties"])
+
+
+def _known(error: Any) -> str:
+    return f"known are {', '.join(sorted(error.schema['properties']))}"

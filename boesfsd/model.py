@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that everything else is about: apps, functions, their settings; ids and names."""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from boesfsd.errors import BoesError
+
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+ID_LENGTH = 26
+NAME_MAX = 255
+APP_NAME = re.compile(r"[A-Za-z0-9_-]+")
+FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.~:@-]+")
+
+
+def new_id() -> str:
+    """26 characters of Crockford's base32: 48 bits of milliseconds, then chance; ids sort by age."""
+    number = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
+    return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def check_app_name(name: str) -> str:
+    """NAME, or InvalidArgs that says what is wrong with it."""
+    return _check_name("app", name, APP_NAME, "letters, digits, _ and -")
+
+
+def check_function_name(name: str) -> str:
+    """NAME, or InvalidArgs that says what is wrong with it."""
+    return _check_name("function", name, FUNCTION_NAME, "letters, digits and _ . ~ : @ -")
+
+
+def _check_name(what: str, name: str, pattern: re.Pattern[str], allowed: str) -> str:
+    if not name:
+        raise BoesError("InvalidArgs", f"The {what} name is empty", hint=f"use {allowed}")
+    if len(name) > NAME_MAX:
+        raise BoesError("InvalidArgs", f"The {what} name has {len(name)} characters; {NAME_MAX} are allowed")
+    if not pattern.fullmatch(name) or name in (".", ".."):
+        raise BoesError("InvalidArgs", f"{name!r} cannot name a {what}", hint=f"use {allowed}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """TCP ports; None leaves that direction open, an empty tuple closes it."""
+
+    connect: tuple[int, ...] | None = None
+    bind: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What may be set for a function; each field is one row of options.TABLE, which has units and meaning."""
+
+    runtime: str = ""
+    memory: int = 128
+    cpu: float | None = None
+    cpuset: str = ""
+    tasks: int = 128
+    files: int = 1024
+    tmp_size: int = 64
+    log_rate: int = 1000
+    timeout: int = 30
+    idle_timeout: int = 30
+    concurrency: int = 4
+    network: str = "none"
+    ports: Ports = field(default_factory=Ports)
+    config: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A group of functions with a common configuration and a slice of their own."""
+
+    id: str
+    name: str
+    config: dict[str, str]
+    created_at: int
+    updated_at: int
+
+    @property
+    def slice(self) -> str:
+        """The systemd slice of all its instances."""
+        return f"boesfs-{self.id}.slice"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A deployed function. uid is its own; digest names its code; times are milliseconds since 1970."""
+
+    id: str
+    app: App
+    name: str
+    uid: int
+    digest: str
+    command: tuple[str, ...]
+    settings: Settings
+    created_at: int
+    updated_at: int
+
+    @property
+    def label(self) -> str:
+        """How people and journal identifiers name it."""
+        return f"{self.app.name}/{self.name}"
+
+
+Change = tuple[str, str, str]
+"""One line of a change list: what was done (create, update, delete, start, stop), to what kind of thing, which."""
+
+Json = dict[str, Any]

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PID 1, through pystemd. Calls run in one worker process: pystemd blocks and holds the interpreter while it waits,
+which must not stop the calls that are being served. Signals are read on the event loop, where they never wait."""
+
+import asyncio
+import logging
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+from pystemd import dbusexc
+from pystemd.dbuslib import DBus, apply_signature
+
+from boesfsd.errors import BoesError
+from boesfsd.units import Property, escape_label, unescape_label
+
+log = logging.getLogger(__name__)
+
+DESTINATION = b"org.freedesktop.systemd1"
+PATH = b"/org/freedesktop/systemd1"
+MANAGER = b"org.freedesktop.systemd1.Manager"
+UNIT = b"org.freedesktop.systemd1.Unit"
+PROPERTIES = b"org.freedesktop.DBus.Properties"
+JOB_TIMEOUT = 30.0
+SIGNAL_POLL = 0.5
+
+_bus: DBus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """One row of ListUnits: name, active state (active, failed …), sub-state (running, listening …)."""
+
+    name: str
+    active: str
+    sub: str
+
+
+def unit_path(unit: str) -> bytes:
+    """The object path of a unit."""
+    return PATH + b"/unit/" + escape_label(unit).encode()
+
+
+def _connection() -> DBus:
+    """In the worker: its one connection."""
+    global _bus  # noqa: PLW0603 (one per worker process)
+    if _bus is None:
+        _bus = DBus()
+        _bus.open()
+    return _bus
+
+
+def _call(method: bytes, args: list[tuple[int, Any]], interface: bytes = MANAGER, path: bytes = PATH) -> Any:
+    """In the worker: one call, the reply's body."""
+    try:
+        return _connection().call_method(DESTINATION, path, interface, method, args).body
+    except dbusexc.DBusBaseError as error:
+        raise SystemdError(type(error).__name__, str(error.err_message), error.err_name) from None
+
+
+def _get(path: bytes, interface: bytes, name: str, signature: str) -> Any:
+    """In the worker: one property."""
+    try:
+        return _connection().get_property(DESTINATION, path, interface, name.encode(), signature.encode())
+    except dbusexc.DBusBaseError as error:
+        raise SystemdError(type(error).__name__, str(error.err_message), error.err_name) from None
+
+
+def _property_args(unit: str, properties: list[Property]) -> list[tuple[int, Any]]:
+    """Arguments of SetUnitProperties(name, runtime, a(sv)): pystemd opens and closes (-1) containers by hand."""
+    args: list[tuple[int, Any]] = [(ord("s"), unit.encode()), (ord("b"), True), (ord("a"), b"(sv)")]
+    for name, signature, value in properties:
+        args += [(ord("r"), b"sv"), (ord("s"), name.encode()), (ord("v"), signature.encode())]
+        if signature == "ay":
+            assert isinstance(value, list)
+            args += [(ord("a"), b"y"), *((ord("y"), byte) for byte in value), (-1, None)]
+        else:
+            args.append((ord(signature), value))
+        args += [(-1, None), (-1, None)]
+    return [*args, (-1, None)]
+
+
+class SystemdError(Exception):
+    """What PID 1 answered: pystemd's class name, the message, the D-Bus name when there is one."""
+
+    def __init__(self, kind: str, message: str, name: object) -> None:
+        super().__init__(kind, message, name)
+        self.message = message
+        self.missing = kind == "DBusNoSuchUnitError" or "NoSuchUnit" in str(name)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Systemd:
+    """The manager's methods that we use, and the state changes of our units."""
+
+    def __init__(self) -> None:
+        self._worker = self._new_worker()
+        self._signals = DBus()
+        self._jobs: dict[str, asyncio.Future[str]] = {}
+        self._early: dict[str, str] = {}
+        self._on_change: Callable[[str, str, str], None] = lambda unit, active, sub: None
+        self._poll: asyncio.TimerHandle | None = None
+
+    @staticmethod
+    def _new_worker() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+    async def connect(self, on_change: Callable[[str, str, str], None]) -> None:
+        """Subscribe. ON_CHANGE(unit, active, sub) is called on the loop for each change of a unit of ours."""
+        self._on_change = on_change
+        loop = asyncio.get_running_loop()
+        self._signals.open()
+        # pystemd writes an attribute on the callback and keeps no reference: plain functions, kept here
+        self._callbacks = (
+            lambda message, **_: self._changed(message),
+            lambda message, **_: self._job_removed(message),
+        )
+        self._signals.match_signal(DESTINATION, None, PROPERTIES, b"PropertiesChanged", self._callbacks[0])
+        self._signals.match_signal(DESTINATION, PATH, MANAGER, b"JobRemoved", self._callbacks[1])
+        self._signals.call_method(DESTINATION, PATH, MANAGER, b"Subscribe", [])
+        loop.add_reader(self._signals.get_fd(), self._read_signals)
+        self._read_later()
+        await self.call(b"GetDefaultTarget")
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._poll:
+            self._poll.cancel()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    # --- signals
+
+    def _read_later(self) -> None:
+        # a reply may have brought signals into sd-bus's queue, where the descriptor does not show them
+        self._poll = asyncio.get_running_loop().call_later(SIGNAL_POLL, self._read_and_again)
+
+    def _read_and_again(self) -> None:
+        self._read_signals()
+        self._read_later()
+
+    def _read_signals(self) -> None:
+        empty = 0
+        while empty < 2:
+            empty = empty + 1 if self._signals.process().is_empty() else 0
+
+    def _changed(self, message: Any) -> None:
+        path = message.get_path()
+        if not path.startswith(PATH + b"/unit/boesfs_2dfn_40"):
+            return
+        message.process_reply(with_headers=False)
+        interface, properties = message.body[0], message.body[1]
+        if interface != UNIT or b"ActiveState" not in properties:
+            return
+        unit = unescape_label(path.rsplit(b"/", 1)[1].decode())
+        self._on_change(unit, properties[b"ActiveState"].decode(), properties.get(b"SubState", b"").decode())
+
+    def _job_removed(self, message: Any) -> None:
+        message.process_reply(with_headers=False)
+        _, path, _unit, result = message.body
+        future = self._jobs.pop(path.decode(), None)
+        if future and not future.done():
+            future.set_result(result.decode())
+        elif not future:
+            self._early[path.decode()] = result.decode()
+            while len(self._early) > 4096:
+                self._early.pop(next(iter(self._early)))
+
+    # --- calls
+
+    async def call(self, method: bytes, signature: bytes = b"", *args: Any) -> Any:
+        """One method of the manager; the reply's body, or SystemdError."""
+        return await self._in_worker(_call, method, apply_signature(signature, list(args)))
+
+    async def _in_worker(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
+        except BrokenProcessPool:
+            log.warning("The worker for calls to PID 1 ended; starting another")
+            self._worker = self._new_worker()
+            return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
+
+    async def _job(self, method: bytes, unit: str) -> None:
+        try:
+            job = (await self.call(method, b"ss", unit.encode(), b"replace")).decode()
+        except SystemdError as error:
+            if error.missing and method == b"StopUnit":
+                return
+            raise BoesError("Failed", f"systemd refuses {method.decode()} of {unit}: {error}") from error
+        result = self._early.pop(job, None)
+        if result is None:
+            future = self._jobs.setdefault(job, asyncio.get_running_loop().create_future())
+            try:
+                result = await asyncio.wait_for(future, JOB_TIMEOUT)
+            except TimeoutError:
+                self._jobs.pop(job, None)
+                raise BoesError(
+                    "Failed", f"{method.decode()} of {unit} was not done within {JOB_TIMEOUT:.0f} s"
+                ) from None
+        if result not in ("done", "skipped", "canceled"):
+            raise BoesError(
+                "Failed", f"{method.decode()} of {unit} ended as {result}", hint=f"systemctl status '{unit}'"
+            )
+
+    async def start(self, unit: str) -> None:
+        """Start and wait for the job's end."""
+        await self._job(b"StartUnit", unit)
+
+    async def stop(self, unit: str) -> None:
+        """Stop and wait; a unit that is not loaded is stopped."""
+        await self._job(b"StopUnit", unit)
+
+    async def kill(self, unit: str, signal: int, whom: str = "main") -> None:
+        """Send SIGNAL to the main process, or to `all`; nothing happens when the unit is not running."""
+        try:
+            await self.call(b"KillUnit", b"ssi", unit.encode(), whom.encode(), signal)
+        except SystemdError as error:
+            log.debug("KillUnit %s: %s", unit, error)
+
+    async def reset_failed(self, unit: str) -> None:
+        """Forget a failure, so that the unit can be started again."""
+        try:
+            await self.call(b"ResetFailedUnit", b"s", unit.encode())
+        except SystemdError as error:
+            log.debug("ResetFailedUnit %s: %s", unit, error)
+
+    async def set_properties(self, unit: str, properties: list[Property]) -> None:
+        """SetUnitProperties until the next boot; no reload, effective at once."""
+        try:
+            await self._in_worker(_call, b"SetUnitProperties", _property_args(unit, properties))
+        except SystemdError as error:
+            raise BoesError("Failed", f"systemd refuses the limits of {unit}: {error}") from error
+
+    async def list_units(self, pattern: str) -> list[UnitState]:
+        """All loaded units whose names match."""
+        rows = await self.call(b"ListUnitsByPatterns", b"asas", [], [pattern.encode()])
+        return [UnitState(row[0].decode(), row[3].decode(), row[4].decode()) for row in rows or []]
+
+    async def unit_property(self, unit: str, name: str, signature: str) -> Any:
+        """One property of the Unit interface."""
+        return await self._in_worker(_get, unit_path(unit), UNIT, name, signature)
+
+    async def unit_of_pid(self, pid: int) -> str:
+        """Name of the unit that the process belongs to, "" without one."""
+        try:
+            path = await self.call(b"GetUnitByPID", b"u", pid)
+        except SystemdError:
+            return ""
+        return unescape_label(path.rsplit(b"/", 1)[1].decode())

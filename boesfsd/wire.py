@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP/1.1 on asyncio transports, with httptools: the server's side of a connection and the client's side of one
+call to an instance. Bodies stream in both directions; a full buffer on one side pauses reading on the other."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Protocol, cast
+
+import httptools
+
+HEAD_MAX = 64 << 10
+HEAD_TIMEOUT = 10.0
+KEEP_ALIVE = 75.0
+LINGER = 1.0
+SMALL_BODY = 64 << 10
+REASONS = {
+    200: b"OK", 202: b"Accepted", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found",
+    405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
+    413: b"Content Too Large", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
+    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
+}  # fmt: skip
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
+     b"trailer", b"transfer-encoding", b"upgrade", b"expect", b"content-length")
+)  # fmt: skip
+
+Header = tuple[bytes, bytes]
+
+
+def chunk(data: bytes) -> bytes:
+    """DATA as one chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Request:
+    """A request whose head is complete. `length` is -1 for a chunked body; names of headers are lower case."""
+
+    __slots__ = ("expects_continue", "headers", "length", "method", "target")
+
+    def __init__(self, method: bytes, target: bytes, headers: list[Header]) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.length = 0
+        self.expects_continue = False
+        for name, value in headers:
+            if name == b"content-length":
+                self.length = int(value)
+            elif name == b"transfer-encoding":
+                self.length = -1
+            elif name == b"expect":
+                self.expects_continue = value.lower() == b"100-continue"
+
+
+class Handler(Protocol):
+    """What serves one request; made by the server's factory, told of body, end and disconnect."""
+
+    def body(self, data: bytes) -> None:
+        """A piece of the request's body."""
+
+    def end(self) -> None:
+        """The request is complete."""
+
+    def gone(self) -> None:
+        """The client has gone; nothing can be sent any more."""
+
+    def resume(self) -> None:
+        """The client takes data again after Connection.writable was false."""
+
+
+class Factory(Protocol):
+    """Starts serving a request."""
+
+    def __call__(self, connection: "Connection", request: Request) -> Handler:
+        """A handler, which answers now or later through CONNECTION."""
+
+
+class Connection(asyncio.Protocol):
+    """One client connection of the server: requests one after another, each with a handler."""
+
+    def __init__(self, factory: Factory, connections: "set[Connection]") -> None:
+        self._factory = factory
+        self._connections = connections
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._handler: Handler | None = None
+        self._head_bytes = 0
+        self._in_head = True
+        self._url = b""
+        self._headers: list[Header] = []
+        self._request_done = self._answer_done = self._keep_alive = self._closing = self._discarding = False
+        self._chunked = self._http10 = self._small = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.writable = True
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+        self._set_timer(HEAD_TIMEOUT)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._set_timer(None)
+        self._transport = None
+        self._drop_handler()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX + len(data):
+                self._refuse(431, b"request head over 64 KiB")
+                return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(501, b"protocol upgrades are not supported")
+        except httptools.HttpParserError:
+            self._refuse(400, b"malformed HTTP request")
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._handler:
+            self._handler.resume()
+
+    # --- httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self._handler:  # the next request before this one's answer: we take one at a time
+            self._discarding = True
+            self._keep_alive = False
+            return
+        self._url = b""
+        self._headers = []
+        self._request_done = self._answer_done = False
+        self._in_head = True
+        self._head_bytes = 0
+        self._set_timer(HEAD_TIMEOUT)
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._discarding:
+            return
+        self._in_head = False
+        self._set_timer(None)
+        self._keep_alive = self._parser.should_keep_alive() and not self._closing
+        self._http10 = self._parser.get_http_version() == "1.0"
+        request = Request(self._parser.get_method(), self._url, self._headers)
+        self._small = 0 <= request.length <= SMALL_BODY
+        self._handler = self._factory(self, request)
+        if self._answer_done:
+            self._finish()
+
+    def on_body(self, body: bytes) -> None:
+        if self._handler and not self._discarding:
+            self._handler.body(body)
+
+    def on_message_complete(self) -> None:
+        if self._discarding:
+            return
+        self._request_done = True
+        if self._handler:
+            self._handler.end()
+        if self._answer_done:
+            self._finish()
+
+    # --- for handlers
+
+    def pause(self) -> None:
+        """Stop reading the request's body."""
+        if self._transport:
+            self._transport.pause_reading()
+
+    def unpause(self) -> None:
+        """Read on."""
+        if self._transport and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def send_continue(self) -> None:
+        """Tell a client that waits for it to send the body."""
+        if self._transport:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def start_answer(self, status: int, headers: Iterable[Header], length: int) -> None:
+        """Begin the answer; LENGTH -1 for a body of unknown length."""
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"Status"))]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        self._chunked = length < 0 and not self._http10
+        self._keep_alive = self._keep_alive and (self._request_done or self._small)
+        if length >= 0:
+            lines.append(b"Content-Length: %d\r\n" % length)
+        elif self._chunked:
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        else:
+            self._keep_alive = False
+        lines.append(b"\r\n" if self._keep_alive and not self._http10 else b"Connection: close\r\n\r\n")
+        if self._http10:
+            self._keep_alive = False
+        if self._transport:
+            self._transport.write(b"".join(lines))
+
+    def send_body(self, data: bytes) -> None:
+        """A piece of the answer's body."""
+        if self._transport:
+            self._transport.write(chunk(data) if self._chunked else data)
+
+    def end_answer(self) -> None:
+        """The answer is complete."""
+        if self._transport and self._chunked:
+            self._transport.write(b"0\r\n\r\n")
+        self._answer_done = True
+        if self._handler:
+            self._finish()
+
+    def abort(self) -> None:
+        """Break off an answer that cannot be completed, so that the client sees it is not whole."""
+        if self._transport:
+            self._transport.abort()
+
+    def answer(self, status: int, headers: Iterable[Header], body: bytes) -> None:
+        """A whole answer."""
+        self.start_answer(status, headers, len(body))
+        self.send_body(body)
+        self.end_answer()
+
+    def shut_down(self) -> None:
+        """Close after the answer that is being sent, or now when there is none."""
+        self._closing = True
+        self._keep_alive = False
+        if not self._handler and self._transport:
+            self._transport.close()
+
+    # --- inside
+
+    def _finish(self) -> None:
+        """The answer is out: wait for the next request, or close."""
+        transport = self._transport
+        if transport and self._small and not self._request_done and not self._discarding:
+            transport.resume_reading()  # the rest of a small body is not worth a new connection
+            self._set_timer(HEAD_TIMEOUT)
+            return
+        self._drop_handler(answered=True)
+        if not transport:
+            return
+        if self._keep_alive and self._request_done:
+            transport.resume_reading()
+            self._set_timer(KEEP_ALIVE)
+            return
+        if self._request_done:
+            transport.close()
+            return
+        # the client is still sending: closing now could reset the connection before it has read the answer
+        self._discarding = True
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+        self._set_timer(LINGER)
+
+    def _drop_handler(self, *, answered: bool = False) -> None:
+        handler, self._handler = self._handler, None
+        if handler and not answered:
+            handler.gone()
+
+    def _refuse(self, status: int, message: bytes) -> None:
+        if self._handler or not self._transport:
+            self.abort()
+            return
+        self._keep_alive = self._request_done = False
+        self._chunked = False
+        self.start_answer(status, [(b"Content-Type", b"application/json")], len(message) + 14)
+        self.send_body(b'{"message":"%b"}' % message)
+        self._finish()
+
+    def _set_timer(self, seconds: float | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if seconds is not None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._timed_out)
+
+    def _timed_out(self) -> None:
+        if self._in_head and self._head_bytes and not self._discarding:
+            self._refuse(408, b"no whole request head within 10 s")
+        elif self._transport:
+            self._transport.close()
+
+
+class Caller(Protocol):
+    """Who made a call to an instance and is told of its answer."""
+
+    def answer_begins(self, status: int, headers: list[Header], length: int) -> None:
+        """The head of the answer; LENGTH -1 when unknown."""
+
+    def answer_body(self, data: bytes) -> None:
+        """A piece of the answer's body."""
+
+    def answer_ends(self) -> None:
+        """The answer is complete."""
+
+    def instance_lost(self) -> None:
+        """The connection ended before the answer was complete."""
+
+    def instance_writable(self) -> None:
+        """The instance takes data again after Call.writable was false."""
+
+
+class Call(asyncio.Protocol):
+    """One POST /call on a connection of its own to an instance's socket."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller: Caller | None = caller
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: list[Header] = []
+        self._length = -1
+        self._chunked = False
+        self.writable = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        caller, self._caller = self._caller, None
+        if caller:
+            caller.instance_lost()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.close()
+            self.connection_lost(None)
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._caller:
+            self._caller.instance_writable()
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._length = -1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length":
+            self._length = int(value)
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._caller and status >= 200:
+            self._caller.answer_begins(status, self._headers, self._length)
+
+    def on_body(self, body: bytes) -> None:
+        if self._caller:
+            self._caller.answer_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:
+            return
+        caller, self._caller = self._caller, None
+        if caller:
+            caller.answer_ends()
+        self.close()
+
+    def send_head(self, headers: Iterable[Header], length: int) -> None:
+        """The request's head; LENGTH -1 for a body of unknown length."""
+        self._chunked = length < 0
+        framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b"Content-Length: %d\r\n" % length
+        head = b"".join(
+            [b"POST /call HTTP/1.1\r\nHost: function\r\n", framing, *(b"%b: %b\r\n" % h for h in headers), b"\r\n"]
+        )
+        if self._transport:
+            self._transport.write(head)
+
+    def send_body(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        if self._transport:
+            self._transport.write(chunk(data) if self._chunked else data)
+
+    def end(self) -> None:
+        """The request is complete."""
+        if self._transport and self._chunked:
+            self._transport.write(b"0\r\n\r\n")
+
+    def pause(self) -> None:
+        """Stop reading the answer."""
+        if self._transport:
+            self._transport.pause_reading()
+
+    def unpause(self) -> None:
+        """Read on."""
+        if self._transport and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """End the connection; to the agent, before its answer is complete, that cancels the call."""
+        self._caller = None
+        if self._transport:
+            self._transport.abort()
