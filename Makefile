@@ -4,7 +4,7 @@
 DESTDIR ?=
 BUILD := build
 VENV := $(BUILD)/venv
-PYTHON ?= python3
+PYTHON ?= /usr/bin/python3
 # Of the machine that the project is installed on; its FDK wheels must fit.
 PYTHON_VERSION ?= $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 CC ?= gcc
@@ -88,6 +88,13 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	[ -e $(DESTDIR)/etc/boesfsd/boesfsd.conf ] || install -m 0644 etc/boesfsd.conf $(DESTDIR)/etc/boesfsd/
 	if [ -x "$(DESTDIR)/usr/bin/python3" ]; then chroot "$(DESTDIR)/" /usr/bin/python3 -m compileall -q /usr/lib/boesfs; fi
 
-.PHONY: host-packages
+demo: host-packages
+	@$(PYTHON) tests/appliance/demo.py
+
+lint: $(VENV)/.done
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
 clean:
 	rm -rf $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/syscall_names.h $(BUILD)/seccomp-profile $(BUILD)/fdk-*
