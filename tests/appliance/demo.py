@@ -53,7 +53,7 @@ def leftovers(machine: Machine, unit: str, function_id: str) -> list[str]:
     for what, command in (
         ("process", f"pgrep -f '[b]oesfs-agent {function_id}|[/]python/bin/fdk'"),
         ("cgroup", f"find /sys/fs/cgroup -name '{unit}'"),
-        ("mount", f"cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -F /boesfsd/code"),
+        ("mount", "cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -F /boesfsd/code"),
     ):
         print(f"{DIM}appliance#{PLAIN} {command}", flush=True)
         found += [f"{what}: {line}" for line in machine.shell(command, check=False).splitlines()]
@@ -85,7 +85,7 @@ def tour(machine: Machine) -> dict[str, object]:
     denied = denied_status == 502 and SECRET in denied_answer and traceback
 
     say("Its socket is the contract: this call does without boesfsd.")
-    show(machine, f"curl -sS --unix-socket /run/boesfs/by-name/demo/hello.sock -d '{{}}' http://function/call")
+    show(machine, "curl -sS --unix-socket /run/boesfs/by-name/demo/hello.sock -d '{}' http://function/call")
 
     say(f"After {IDLE} s without a call the instance ends, and nothing of it is left.")
     wait_for_idle_exit(machine, unit)
