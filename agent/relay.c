@@ -31,6 +31,7 @@ enum {
 	BUFFER = 128 << 10,
 	ROOM = 16 << 10,	/* least room in a buffer that is worth a read */
 	HEAD_TIMEOUT_MS = 10000,
+	QUIET_MS = 5,
 	REUSE_MS = 1000,	/* an FDK may close an idle connection; do not meet it doing so */
 	FLUSH_MS = 2000,	/* for last answers when the instance ends */
 	DRAIN_BYTES = 4 << 20,	/* of output read at one go, so that a flood cannot starve the call */
@@ -64,7 +65,7 @@ struct supervisor {
 	uint64_t now_ms, started_ms, idle_since_ms;
 	uint64_t timeout_ms, idle_ms, init_ms;
 	int exit_status;
-	int signal_fd, inotify_fd, notify_fd;	/* notify_fd: of seccomp */
+	int signal_fd, inotify_fd, watch, notify_fd;	/* notify_fd: of seccomp */
 	unsigned char refused[SYSCALLS_SEEN];
 	struct client clients[CLIENTS_MAX];
 
@@ -75,7 +76,7 @@ struct supervisor {
 	struct buffer fdk_in, fdk_out;
 	struct body request, response;
 	bool response_begun, fdk_close, fdk_eof;
-	uint64_t deadline_ms;
+	uint64_t deadline_ms, call_began_ms;
 
 	/* how the FDK ended, as wait(2) has it; -1 while it runs */
 	int fdk_status;
@@ -258,22 +259,6 @@ int refuse_waiting(int status, const char *message, const char *detail)
 	return 1;
 }
 
-static void accept_client(struct supervisor *s)
-{
-	for (int i = 0; i < CLIENTS_MAX; i++) {
-		struct client *client = &s->clients[i];
-
-		if (client->state != CLIENT_FREE)
-			continue;
-		client->fd = accept4(LISTEN_FD, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (client->fd >= 0) {
-			client->state = CLIENT_HEAD;
-			client->since_ms = s->now_ms;
-		}
-		return;
-	}
-}
-
 /* --- the FDK ------------------------------------------------------------------------------------------------ */
 
 /*
@@ -436,6 +421,7 @@ static void take_deadline(struct supervisor *s, const struct head *head)
 	struct text value;
 	int64_t deadline, left;
 
+	s->call_began_ms = s->now_ms;
 	s->deadline_ms = s->now_ms + s->timeout_ms;
 	if (!head_find(head, "fn-deadline", &value) || (deadline = rfc3339_ms(value)) < 0)
 		return;
@@ -691,6 +677,23 @@ static void read_head(struct supervisor *s, struct client *client)
 	}
 }
 
+static void accept_client(struct supervisor *s)
+{
+	for (int i = 0; i < CLIENTS_MAX; i++) {
+		struct client *client = &s->clients[i];
+
+		if (client->state != CLIENT_FREE)
+			continue;
+		client->fd = accept4(LISTEN_FD, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (client->fd >= 0) {
+			client->state = CLIENT_HEAD;
+			client->since_ms = s->now_ms;
+			read_head(s, client);	/* most have sent it already */
+		}
+		return;
+	}
+}
+
 /* After a call: the next request may be complete already. */
 static void next_call(struct supervisor *s)
 {
@@ -800,8 +803,8 @@ static void look_for_socket(struct supervisor *s)
 	s->fdk_fd = connect_fdk(s);
 	if (s->fdk_fd < 0)
 		return;
-	close(s->inotify_fd);
-	s->inotify_fd = -1;
+	/* not close: that would wait until the kernel has done away with the watch */
+	inotify_rm_watch(s->inotify_fd, s->watch);
 	s->state = SERVING;
 	s->idle_since_ms = s->fdk_used_ms = s->now_ms;
 	drain_output(s, BUFFER);
@@ -846,6 +849,8 @@ static uint64_t next_event_ms(const struct supervisor *s)
 	if (s->state == STARTING)
 		return s->started_ms + s->init_ms;
 	next = s->caller ? s->deadline_ms : s->idle_since_ms + s->idle_ms;
+	if (s->caller && s->now_ms < s->call_began_ms + QUIET_MS && s->call_began_ms + QUIET_MS < next)
+		next = s->call_began_ms + QUIET_MS;
 	for (int i = 0; i < CLIENTS_MAX; i++) {
 		const struct client *client = &s->clients[i];
 		uint64_t end = client->since_ms + HEAD_TIMEOUT_MS;
@@ -898,6 +903,12 @@ static void watch(struct pollfd *at, int fd, short events)
 	*at = (struct pollfd){.fd = events ? fd : -1, .events = events};
 }
 
+/* Most calls are over sooner than this, and then read what was printed in one go. */
+static bool quiet(const struct supervisor *s)
+{
+	return s->caller && s->now_ms < s->call_began_ms + QUIET_MS;
+}
+
 static void choose_events(struct supervisor *s, struct pollfd *at)
 {
 	short fdk = 0;
@@ -906,9 +917,9 @@ static void choose_events(struct supervisor *s, struct pollfd *at)
 	watch(&at[AT_INIT], s->gone || s->state == ENDING ? -1 : s->sandbox->init_fd, POLLIN);
 	watch(&at[AT_REPORT], s->sandbox->report_fd, POLLIN);
 	watch(&at[AT_SYSCALL], s->notify_fd, POLLIN);
-	watch(&at[AT_OUT], s->streams[0].fd, POLLIN);
-	watch(&at[AT_ERR], s->streams[1].fd, POLLIN);
-	watch(&at[AT_INOTIFY], s->inotify_fd, POLLIN);
+	watch(&at[AT_OUT], quiet(s) ? -1 : s->streams[0].fd, POLLIN);
+	watch(&at[AT_ERR], quiet(s) ? -1 : s->streams[1].fd, POLLIN);
+	watch(&at[AT_INOTIFY], s->state == STARTING ? s->inotify_fd : -1, POLLIN);
 	if (s->state == ENDING) {
 		fdk = 0;
 	} else if (s->caller) {
@@ -1015,17 +1026,13 @@ static int watch_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static int watch_listener(int directory)
+static void watch_listener(struct supervisor *s)
 {
-	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	char path[32];
 
-	snprintf(path, sizeof path, "/proc/self/fd/%d", directory);
-	if (fd >= 0 && inotify_add_watch(fd, path, IN_CREATE | IN_MOVED_TO) < 0) {
-		close(fd);
-		return -1;
-	}
-	return fd;
+	snprintf(path, sizeof path, "/proc/self/fd/%d", s->sandbox->listener_fd);
+	s->inotify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	s->watch = inotify_add_watch(s->inotify_fd, path, IN_CREATE | IN_MOVED_TO);
 }
 
 int supervise(const struct plan *plan, struct sandbox *sandbox, struct journal *journal)
@@ -1044,11 +1051,11 @@ int supervise(const struct plan *plan, struct sandbox *sandbox, struct journal *
 	s->init_ms = plan_limit(plan, "init-timeout", 5000);
 	s->now_ms = s->started_ms = monotonic_ms();
 	s->signal_fd = watch_signals();
-	s->inotify_fd = watch_listener(sandbox->listener_fd);
+	watch_listener(s);
 	stream_init(&s->streams[0], sandbox->out_fd);
 	stream_init(&s->streams[1], sandbox->err_fd);
 	fcntl(LISTEN_FD, F_SETFL, O_NONBLOCK);
-	if (s->inotify_fd < 0)
+	if (s->watch < 0)
 		fail_start(s, 502, init_failed, "cannot watch for the FDK's socket");
 	else
 		look_for_socket(s);	/* it may have been quicker than the watch */

@@ -26,7 +26,7 @@ from boesfsd.web import Server
 log = logging.getLogger("boesfsd")
 
 LISTEN_FDS_START = 3
-STOP_PATIENCE = 10.0
+STOP_PATIENCE = 6.0
 PRIORITIES = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
@@ -66,6 +66,7 @@ class Daemon:
         self._state = state
         self._notifier = Notifier()
         self._sockets = listening_sockets()
+        self._addresses = [_address(listener) for listener in self._sockets]
         self._done = asyncio.Event()
         self._failure = ""
 
@@ -97,7 +98,7 @@ class Daemon:
         for task in background:
             task.cancel()
         if not self._failure:
-            bus.disconnect()
+            await bus.disconnect(STOP_PATIENCE)
         systemd.close()
         await store.close()
         return 1 if self._failure else 0
@@ -134,7 +135,7 @@ class Daemon:
     def _about(self) -> dict[str, Any]:
         return {
             "Enforcement": self._settings.enforcement,
-            "Listen": [_address(listener) for listener in self._sockets],
+            "Listen": self._addresses,
             "Runtimes": sorted(self._runtimes),
         }
 

@@ -74,10 +74,8 @@ class Functions(Slots):
 
     def find(self, app_name: str, name: str) -> Function | None:
         """The function, if there is one."""
-        for route in self.router.routes.values():
-            if route.function.name == name and route.function.app.name == app_name:
-                return route.function
-        return None
+        route = self.router.named(app_name, name)
+        return route.function if route else None
 
     def function(self, app_name: str, name: str) -> Function:
         """NoSuchApp, NoSuchFunction."""

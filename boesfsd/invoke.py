@@ -25,6 +25,7 @@ DETAIL_MAX = 4096
 BUFFER_MAX = 256 << 10
 SLOT_IDLE_SLACK = 5.0
 CONNECT_TRIES = 3
+NOT_PASSED = HOP_BY_HOP | {b"host", b"fn-call-id", b"fn-deadline"}
 JSON_HEADER: Header = (b"Content-Type", b"application/json")
 
 
@@ -84,6 +85,7 @@ class Router:
 
     def __init__(self, slots: Slots) -> None:
         self.routes: dict[str, Route] = {}
+        self._by_name: dict[tuple[str, str], Route] = {}
         self.slots = slots
         self.max_request_size = 0
         self.on_change: Callable[[Route], None] = lambda route: None
@@ -98,6 +100,7 @@ class Router:
         if route is None:
             route = self.routes[function.id] = Route(function)
         route.function = function
+        self._by_name[function.app.name, function.name] = route
         for number in sorted(listening - route.open.keys()):
             self._add_slot(route, number)
         return route
@@ -106,8 +109,13 @@ class Router:
         """Forget the function; who waits or runs is answered NoSuchFunction or Stopped."""
         route = self.routes.pop(function_id, None)
         if route:
+            self._by_name.pop((route.function.app.name, route.function.name), None)
             self.end_calls(route, BoesError("Stopped", "The function was removed"))
         return route
+
+    def named(self, app: str, name: str) -> Route | None:
+        """The route of a function by the names people use."""
+        return self._by_name.get((app, name))
 
     def end_calls(self, route: Route, error: BoesError) -> None:
         """End all calls of a route, running and waiting, with ERROR."""
@@ -286,39 +294,7 @@ class Invocation:
         self._router.spawn(self._connect(slot))
 
     async def _connect(self, slot: Slot) -> None:
-        loop = asyncio.get_running_loop()
-        for attempt in range(CONNECT_TRIES):
-            try:
-                _, call = await loop.create_unix_connection(lambda: Call(self), slot.path)
-                break
-            except OSError as error:
-                if self._over:
-                    return
-                log.warning(
-                    "Slot %d of %s does not answer (%s); opening it again",
-                    slot.number,
-                    self._route.function.label,
-                    error,
-                )
-                try:
-                    await self._router.slots.open_slot(self._route.function, slot.number)
-                except BoesError as reason:
-                    self._route.last_error = str(reason)
-                await asyncio.sleep(0.05 * attempt)
-        else:
-            self.fail(BoesError("Busy", "Timed out - server too busy", hint="the function's socket cannot be opened"))
-            return
-        if self._over:
-            call.close()
-            return
-        self._call = call
-        self._send_request(call)
-
-    def _send_request(self, call: Call) -> None:
-        headers = [header for header in self._request.headers if header[0] not in HOP_BY_HOP and header[0] != b"host"]
-        headers = [header for header in headers if header[0] not in (b"fn-call-id", b"fn-deadline")]
-        headers += [(b"Fn-Call-Id", self.id.encode()), (b"Fn-Deadline", rfc3339(self._deadline))]
-        call.send_head(headers, self._request.length)
+        call = self._call = Call(self, self._passed_headers(), self._request.length)
         if self._request.expects_continue and not self._early:
             self._connection.send_continue()
         for data in self._early:
@@ -326,7 +302,33 @@ class Invocation:
         self._early.clear()
         if self._complete:
             call.end()
-        self._connection.unpause()
+        if await self._reach(call, slot) and not self._over:
+            self._connection.unpause()
+
+    async def _reach(self, call: Call, slot: Slot) -> bool:
+        """Connect; a socket that does not answer is opened again."""
+        for attempt in range(CONNECT_TRIES):
+            try:
+                await call.connect(slot.path)
+            except OSError as error:
+                if self._over:
+                    return False
+                label = self._route.function.label
+                log.warning("Slot %d of %s does not answer (%s); opening it again", slot.number, label, error)
+                try:
+                    await self._router.slots.open_slot(self._route.function, slot.number)
+                except BoesError as reason:
+                    self._route.last_error = str(reason)
+                await asyncio.sleep(0.05 * attempt)
+            else:
+                return True
+        self._call = None
+        self.fail(BoesError("Busy", "Timed out - server too busy", hint="the function's socket cannot be opened"))
+        return False
+
+    def _passed_headers(self) -> list[Header]:
+        headers = [header for header in self._request.headers if header[0] not in NOT_PASSED]
+        return [*headers, (b"Fn-Call-Id", self.id.encode()), (b"Fn-Deadline", rfc3339(self._deadline))]
 
     # --- the client's side
 

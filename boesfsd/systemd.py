@@ -4,10 +4,11 @@ which must not stop the calls that are being served. Signals are read on the eve
 
 import asyncio
 import logging
-import multiprocessing
+import pickle
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ UNIT = b"org.freedesktop.systemd1.Unit"
 PROPERTIES = b"org.freedesktop.DBus.Properties"
 JOB_TIMEOUT = 30.0
 SIGNAL_POLL = 0.5
+LENGTH = struct.Struct("=I")
+WORKER = "import sys; sys.path[:] = sys.argv[1:]; from boesfsd.systemd import work; work()"
 
 _bus: DBus | None = None
 
@@ -95,20 +98,71 @@ class SystemdError(Exception):
         return self.message
 
 
+class _Worker:
+    """The process that makes the calls. It ends when its standard input does, and is started anew when it is gone."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """FUNCTION(*ARGS) over there: its result or its exception."""
+        async with self._turn:
+            try:
+                reply = await self._exchange((function.__name__, args))
+            except (OSError, asyncio.IncompleteReadError):
+                log.warning("The worker for calls to PID 1 ended; starting another")
+                self.close()
+                reply = await self._exchange((function.__name__, args))
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def _exchange(self, request: object) -> Any:
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-c", WORKER, *sys.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        assert self._process.stdin
+        assert self._process.stdout
+        data = pickle.dumps(request)
+        self._process.stdin.write(LENGTH.pack(len(data)) + data)
+        await self._process.stdin.drain()
+        (length,) = LENGTH.unpack(await self._process.stdout.readexactly(LENGTH.size))
+        return pickle.loads(await self._process.stdout.readexactly(length))  # noqa: S301 (our own process)
+
+    def close(self) -> None:
+        """End it."""
+        if self._process and self._process.stdin:
+            self._process.stdin.close()
+        self._process = None
+
+
+def work() -> None:
+    """The worker's loop: one request after another."""
+    functions = {function.__name__: function for function in (_call, _get)}
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    while head := stdin.read(LENGTH.size):
+        name, args = pickle.loads(stdin.read(*LENGTH.unpack(head)))  # noqa: S301 (our own process)
+        try:
+            reply = functions[name](*args)
+        except Exception as error:  # noqa: BLE001 (raised again by whoever asked)
+            reply = error
+        data = pickle.dumps(reply)
+        stdout.write(LENGTH.pack(len(data)) + data)
+        stdout.flush()
+
+
 class Systemd:
     """The manager's methods that we use, and the state changes of our units."""
 
     def __init__(self) -> None:
-        self._worker = self._new_worker()
+        self._worker = _Worker()
         self._signals = DBus()
         self._jobs: dict[str, asyncio.Future[str]] = {}
         self._early: dict[str, str] = {}
         self._on_change: Callable[[str, str, str], None] = lambda unit, active, sub: None
         self._poll: asyncio.TimerHandle | None = None
-
-    @staticmethod
-    def _new_worker() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
     async def connect(self, on_change: Callable[[str, str, str], None]) -> None:
         """Subscribe. ON_CHANGE(unit, active, sub) is called on the loop for each change of a unit of ours."""
@@ -131,7 +185,7 @@ class Systemd:
         """End the worker."""
         if self._poll:
             self._poll.cancel()
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._worker.close()
 
     # --- signals
 
@@ -174,15 +228,7 @@ class Systemd:
 
     async def call(self, method: bytes, signature: bytes = b"", *args: Any) -> Any:
         """One method of the manager; the reply's body, or SystemdError."""
-        return await self._in_worker(_call, method, apply_signature(signature, list(args)))
-
-    async def _in_worker(self, function: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
-        except BrokenProcessPool:
-            log.warning("The worker for calls to PID 1 ended; starting another")
-            self._worker = self._new_worker()
-            return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
+        return await self._worker.run(_call, method, apply_signature(signature, list(args)))
 
     async def _job(self, method: bytes, unit: str) -> None:
         try:
@@ -231,7 +277,7 @@ class Systemd:
     async def set_properties(self, unit: str, properties: list[Property]) -> None:
         """SetUnitProperties until the next boot; no reload, effective at once."""
         try:
-            await self._in_worker(_call, b"SetUnitProperties", _property_args(unit, properties))
+            await self._worker.run(_call, b"SetUnitProperties", _property_args(unit, properties))
         except SystemdError as error:
             raise BoesError("Failed", f"systemd refuses the limits of {unit}: {error}") from error
 
@@ -242,7 +288,7 @@ class Systemd:
 
     async def unit_property(self, unit: str, name: str, signature: str) -> Any:
         """One property of the Unit interface."""
-        return await self._in_worker(_get, unit_path(unit), UNIT, name, signature)
+        return await self._worker.run(_get, unit_path(unit), UNIT, name, signature)
 
     async def unit_of_pid(self, pid: int) -> str:
         """Name of the unit that the process belongs to, "" without one."""

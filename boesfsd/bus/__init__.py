@@ -192,9 +192,9 @@ class Bus:
         """Take the name on the system bus."""
         await self._service.connect(NAME, on_lost)
 
-    def disconnect(self) -> None:
-        """Leave the bus."""
-        self._service.disconnect()
+    async def disconnect(self, patience: float) -> None:
+        """Finish the calls that run, for PATIENCE seconds, and leave the bus."""
+        await self._service.disconnect(NAME, patience)
 
     # --- connection.Tree
 
@@ -251,7 +251,7 @@ class Bus:
             )
         app = self._functions.apps.get(function.app.name)
         if app:
-            self._service.changed(app_path(app.name), AppObject(self._functions, app), ["Functions"])
+            self._service.invalidated(app_path(app.name), AppObject.interface, ["Functions"])
         self._service.changed(ROOT, self._manager, ["NFunctions"])
 
     def _route_changed(self, route: Route) -> None:

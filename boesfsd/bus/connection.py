@@ -139,25 +139,32 @@ class Service:
         self.interfaces = read_xml()
         self._root = root
         self._tree = tree
-        self._bus: MessageBus
+        self._bus: MessageBus | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self, name: str, on_lost: Callable[[], None]) -> None:
         """Connect and take the name; ON_LOST is called when the bus goes away."""
-        self._bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
-        await self._bus.connect()
-        self._bus.add_message_handler(self._receive)
-        reply = await self._bus.request_name(name, NameFlag.DO_NOT_QUEUE)
+        bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        await bus.connect()
+        bus.add_message_handler(self._receive)
+        self._bus = bus
+        reply = await bus.request_name(name, NameFlag.DO_NOT_QUEUE)
         if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
             raise BoesError("Failed", f"{name} is owned by somebody else", hint="is another boesfsd running?")
-        watcher = asyncio.ensure_future(self._bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
-        watcher.add_done_callback(lambda _: on_lost())
+        watcher = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+        watcher.add_done_callback(lambda _: on_lost() if self._bus else None)
         self._watcher = watcher
 
-    def disconnect(self) -> None:
-        """Leave the bus."""
+    async def disconnect(self, name: str, patience: float) -> None:
+        """Give the name back, so that new calls wait for the next daemon; finish those that run; leave."""
+        if not self._bus:
+            return
+        await self._bus.release_name(name)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience)
+        bus, self._bus = self._bus, None
         self._watcher.cancel()
-        self._bus.disconnect()  # type: ignore[no-untyped-call]
+        bus.disconnect()  # type: ignore[no-untyped-call]
 
     # --- signals
 
@@ -167,9 +174,13 @@ class Service:
         self._send_signal(path or self._root, interface, signal, signature, list(values))
 
     def changed(self, path: str, exported: Exported, names: list[str]) -> None:
-        """PropertiesChanged for NAMES."""
+        """PropertiesChanged with the new values of NAMES."""
         values = self._wrapped(exported, names)
         self._send_signal(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", [exported.interface, values, []])
+
+    def invalidated(self, path: str, interface: str, names: list[str]) -> None:
+        """PropertiesChanged without values, for those that are long: who cares asks."""
+        self._send_signal(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", [interface, {}, names])
 
     def added(self, path: str, exported: Exported) -> None:
         """InterfacesAdded, from the object manager."""
@@ -181,7 +192,8 @@ class Service:
         self._send_signal(self._root, OBJECT_MANAGER, "InterfacesRemoved", "oas", [path, [interface]])
 
     def _send_signal(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
-        self._bus.send(Message.new_signal(path, interface, member, signature, body))
+        if self._bus:  # what happens before we are on the bus is nobody's news
+            self._bus.send(Message.new_signal(path, interface, member, signature, body))
 
     def _wrapped(self, exported: Exported, names: list[str] | None = None) -> dict[str, Variant]:
         types = self.interfaces[exported.interface].properties
@@ -212,7 +224,7 @@ class Service:
             reply = Message.new_error(message, TABLE["Failed"].name, "Internal error; see journalctl -u boesfsd")
         finally:
             _close_descriptors(message)
-        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+        if self._bus and not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             self._bus.send(reply)
 
     async def _answer(self, message: Message) -> tuple[str, list[Any]]:
@@ -302,6 +314,7 @@ class Service:
 
     async def _ask(self, whom: tuple[str, str, str], member: str, signature: str, body: list[Any]) -> list[Any]:
         destination, path, interface = whom
+        assert self._bus
         reply = await self._bus.call(
             Message(
                 destination=destination, path=path, interface=interface, member=member, signature=signature, body=body

@@ -78,6 +78,7 @@ class Machine:
         self._on_disk = state_on_disk
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._cgroup = Path()
 
     def __enter__(self) -> "Machine":
         self.boot()
@@ -103,9 +104,13 @@ class Machine:
             "--console=pipe", "-b", "systemd.unified_cgroup_hierarchy=1",
         ]  # fmt: skip
         environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "SYSTEMD_SECCOMP": "0"}
+        # a control group of its own: nspawn would put all machines into the same one
+        self._cgroup = cgroup2() / f"appliance-{self.name}"
+        self._cgroup.mkdir(exist_ok=True)
+        join = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self._cgroup)]
         with (self._dir / "console.log").open("wb") as console:
             self._process = subprocess.Popen(
-                command,
+                [*join, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -176,6 +181,9 @@ class Machine:
                 self._process.kill()
                 self._process.wait()
         self._process, self._leader = None, 0
+        for directory, _, _ in os.walk(self._cgroup, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
 
     def stop(self) -> None:
         """Off, and nothing is left but console.log."""
@@ -183,6 +191,15 @@ class Machine:
         subprocess.run(["umount", "-R", str(self.root)], check=False, capture_output=True)
         for part in ("upper", "work", "root"):
             shutil.rmtree(self._dir / part, ignore_errors=True)
+
+
+def cgroup2() -> Path:
+    """Where this machine has its cgroup2 tree mounted."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(place)
+    raise SystemExit("appliance: no cgroup2 is mounted on this machine")
 
 
 def _child_of(pid: int) -> int:
