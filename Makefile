@@ -68,7 +68,8 @@ $(BUILD)/fdk-$(PYTHON_VERSION)/.done: | $(BUILD)
 install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -d $(LIB)/runtimes $(LIB)/python $(DESTDIR)/usr/sbin $(DESTDIR)/usr/lib/systemd/system \
 		$(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/share/dbus-1/system.d $(DESTDIR)/usr/share/dbus-1/system-services \
-		$(DESTDIR)/usr/share/dbus-1/interfaces $(DESTDIR)/usr/share/polkit-1/actions $(DESTDIR)/etc/boesfsd/conf.d
+		$(DESTDIR)/usr/share/dbus-1/interfaces $(DESTDIR)/usr/share/polkit-1/actions $(DESTDIR)/etc/boesfsd/conf.d \
+		$(DESTDIR)/usr/share/man/man5 $(DESTDIR)/usr/share/man/man8 $(DESTDIR)/usr/share/doc/boesfsd
 	install -m 0755 $(BUILD)/boesfs-agent $(LIB)/
 	install -m 0644 $(BUILD)/function.bpf $(LIB)/
 	rm -rf $(LIB)/python/boesfsd $(LIB)/runtimes/python
@@ -85,6 +86,11 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -m 0644 etc/org.boesfs.Faas1.service $(DESTDIR)/usr/share/dbus-1/system-services/
 	install -m 0644 boesfsd/bus/org.boesfs.Faas1.xml $(DESTDIR)/usr/share/dbus-1/interfaces/
 	install -m 0644 etc/org.boesfs.faas1.policy $(DESTDIR)/usr/share/polkit-1/actions/
+	install -m 0644 docs/man/*.5 $(DESTDIR)/usr/share/man/man5/
+	install -m 0644 docs/man/*.8 $(DESTDIR)/usr/share/man/man8/
+	install -m 0644 README.md docs/*.md $(DESTDIR)/usr/share/doc/boesfsd/
+	rm -rf $(DESTDIR)/usr/share/doc/boesfsd/examples
+	cp -r examples $(DESTDIR)/usr/share/doc/boesfsd/
 	[ -e $(DESTDIR)/etc/boesfsd/boesfsd.conf ] || install -m 0644 etc/boesfsd.conf $(DESTDIR)/etc/boesfsd/
 	if [ -x "$(DESTDIR)/usr/bin/python3" ]; then chroot "$(DESTDIR)/" /usr/bin/python3 -m compileall -q /usr/lib/boesfs; fi
 
@@ -95,6 +101,10 @@ lint: $(VENV)/.done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+bench: host-packages $(VENV)/.done
+	@dpkg-query -W -f '' docker.io crun runc 2>/dev/null || apt-get install -y -qq --no-install-recommends docker.io crun runc
+	$(VENV)/bin/python tests/bench/host.py
 
 clean:
 	rm -rf $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/syscall_names.h $(BUILD)/seccomp-profile $(BUILD)/fdk-*

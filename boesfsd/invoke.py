@@ -240,7 +240,7 @@ class Invocation:
         self._slot: Slot | None = None
         self._call: Call | None = None
         self._early: list[bytes] = []
-        self._received = 0
+        self._received = self._tries = 0
         self._complete = self._begun = self._over = False
         self._failed_body: bytearray | None = None
         self._reason = ""
@@ -291,40 +291,42 @@ class Invocation:
         self._slot = slot
         self._route.counters.running += 1
         self._router.on_change(self._route)
-        self._router.spawn(self._connect(slot))
+        self._reach(slot)
 
-    async def _connect(self, slot: Slot) -> None:
-        call = self._call = Call(self, self._passed_headers(), self._request.length)
+    def _reach(self, slot: Slot) -> None:
+        """Connect and send what there is of the request; a socket that does not answer is opened again."""
+        call = Call(self, self._passed_headers(), self._request.length)
         if self._request.expects_continue and not self._early:
             self._connection.send_continue()
         for data in self._early:
             call.send_body(data)
-        self._early.clear()
         if self._complete:
             call.end()
-        if await self._reach(call, slot) and not self._over:
-            self._connection.unpause()
+        try:
+            call.connect(slot.path)
+        except OSError as error:
+            self._router.spawn(self._mend(slot, error))
+            return
+        self._call = call
+        self._early.clear()
+        self._connection.unpause()
 
-    async def _reach(self, call: Call, slot: Slot) -> bool:
-        """Connect; a socket that does not answer is opened again."""
-        for attempt in range(CONNECT_TRIES):
-            try:
-                await call.connect(slot.path)
-            except OSError as error:
-                if self._over:
-                    return False
-                label = self._route.function.label
-                log.warning("Slot %d of %s does not answer (%s); opening it again", slot.number, label, error)
-                try:
-                    await self._router.slots.open_slot(self._route.function, slot.number)
-                except BoesError as reason:
-                    self._route.last_error = str(reason)
-                await asyncio.sleep(0.05 * attempt)
-            else:
-                return True
-        self._call = None
-        self.fail(BoesError("Busy", "Timed out - server too busy", hint="the function's socket cannot be opened"))
-        return False
+    async def _mend(self, slot: Slot, error: OSError) -> None:
+        if self._over:
+            return
+        label = self._route.function.label
+        log.warning("Slot %d of %s does not answer (%s); opening it again", slot.number, label, error)
+        self._tries += 1
+        if self._tries >= CONNECT_TRIES:
+            self.fail(BoesError("Busy", "Timed out - server too busy", hint="the function's socket cannot be opened"))
+            return
+        await asyncio.sleep(0.05 * (self._tries - 1))
+        try:
+            await self._router.slots.open_slot(self._route.function, slot.number)
+        except BoesError as reason:
+            self._route.last_error = str(reason)
+        if not self._over:
+            self._reach(slot)
 
     def _passed_headers(self) -> list[Header]:
         headers = [header for header in self._request.headers if header[0] not in NOT_PASSED]

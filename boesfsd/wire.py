@@ -3,7 +3,6 @@
 call to an instance. Bodies stream in both directions; a full buffer on one side pauses reading on the other."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Iterable
 from typing import Protocol, cast
@@ -15,6 +14,8 @@ HEAD_TIMEOUT = 10.0
 KEEP_ALIVE = 75.0
 LINGER = 1.0
 SMALL_BODY = 64 << 10
+SEND_BUFFER = 64 << 10
+RECEIVE = 256 << 10
 REASONS = {
     200: b"OK", 202: b"Accepted", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found",
     405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
@@ -320,61 +321,110 @@ class Caller(Protocol):
         """The instance takes data again after Call.writable was false."""
 
 
-class Call(asyncio.Protocol):
-    """One POST /call on a connection of its own to an instance's socket."""
+class Call:
+    """One POST /call on a connection of its own to an instance's socket. A Unix socket connects and takes a small
+    request at once, so there is no transport: the socket is used as it is, and the loop only tells when it is
+    readable, or writable again."""
 
     def __init__(self, caller: Caller, headers: Iterable[Header], length: int) -> None:
         self._caller: Caller | None = caller
         self._chunked = length < 0
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b"Content-Length: %d\r\n" % length
         lines = [b"POST /call HTTP/1.1\r\nHost: function\r\n", framing, *(b"%b: %b\r\n" % h for h in headers), b"\r\n"]
-        self._pending = b"".join(lines)
-        self._transport: asyncio.Transport | None = None
+        self._unsent = bytearray(b"".join(lines))
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
         self._length = -1
         self.writable = True
 
-    async def connect(self, path: str) -> None:
-        """Connect to the socket at PATH. On a Unix socket that takes no time, and what there is of the request goes
-        out at once, so that the instance works on it while the transport is made. OSError."""
+    def connect(self, path: str) -> None:
+        """Connect to the socket at PATH and send what there is of the request. OSError."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connection.connect(path)
-            with contextlib.suppress(BlockingIOError):
-                self._pending = self._pending[connection.send(self._pending) :]
-            await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=connection)
-        except BaseException:
+        except OSError:
             connection.close()
             raise
+        self._socket = connection
+        self._loop.add_reader(connection.fileno(), self._read)
+        self._write()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        if self._pending:
-            self._transport.write(self._pending)
-        if self._caller is None:
-            self._transport.abort()
+    def send_body(self, data: bytes) -> None:
+        """A piece of the request's body."""
+        self._send(chunk(data) if self._chunked else data)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        caller, self._caller = self._caller, None
-        if caller:
-            caller.instance_lost()
+    def end(self) -> None:
+        """The request is complete."""
+        if self._chunked:
+            self._send(b"0\r\n\r\n")
 
-    def data_received(self, data: bytes) -> None:
+    def pause(self) -> None:
+        """Stop reading the answer."""
+        if self._socket:
+            self._loop.remove_reader(self._socket.fileno())
+
+    def unpause(self) -> None:
+        """Read on."""
+        if self._socket:
+            self._loop.add_reader(self._socket.fileno(), self._read)
+
+    def close(self) -> None:
+        """End the connection; to the agent, before its answer is complete, that cancels the call."""
+        self._caller = None
+        if self._socket:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    # --- sending
+
+    def _send(self, data: bytes) -> None:
+        waiting = bool(self._unsent)
+        self._unsent += data
+        if self._socket and not waiting:
+            self._write()
+
+    def _write(self) -> None:
+        """Send what the kernel takes; the rest when it takes more."""
+        assert self._socket
         try:
-            self._parser.feed_data(data)
+            del self._unsent[: self._socket.send(self._unsent)]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:  # the agent is gone: reading tells, after what it still said
+            self._unsent.clear()
+        if self._unsent:
+            self._loop.add_writer(self._socket.fileno(), self._write)
+            self.writable = len(self._unsent) < SEND_BUFFER
+        else:
+            self._loop.remove_writer(self._socket.fileno())
+            blocked, self.writable = not self.writable, True
+            if blocked and self._caller:
+                self._caller.instance_writable()
+
+    # --- receiving
+
+    def _read(self) -> None:
+        assert self._socket
+        try:
+            data = self._socket.recv(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        try:
+            if data:
+                self._parser.feed_data(data)
         except httptools.HttpParserError:
+            data = b""
+        if not data:
+            caller = self._caller
             self.close()
-            self.connection_lost(None)
-
-    def pause_writing(self) -> None:
-        self.writable = False
-
-    def resume_writing(self) -> None:
-        self.writable = True
-        if self._caller:
-            self._caller.instance_writable()
+            if caller:
+                caller.instance_lost()
 
     def on_message_begin(self) -> None:
         self._headers = []
@@ -398,38 +448,7 @@ class Call(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:
             return
-        caller, self._caller = self._caller, None
+        caller = self._caller
+        self.close()
         if caller:
             caller.answer_ends()
-        self.close()
-
-    def send_body(self, data: bytes) -> None:
-        """A piece of the request's body."""
-        self._send(chunk(data) if self._chunked else data)
-
-    def end(self) -> None:
-        """The request is complete."""
-        if self._chunked:
-            self._send(b"0\r\n\r\n")
-
-    def _send(self, data: bytes) -> None:
-        if self._transport:
-            self._transport.write(data)
-        else:
-            self._pending += data
-
-    def pause(self) -> None:
-        """Stop reading the answer."""
-        if self._transport:
-            self._transport.pause_reading()
-
-    def unpause(self) -> None:
-        """Read on."""
-        if self._transport and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def close(self) -> None:
-        """End the connection; to the agent, before its answer is complete, that cancels the call."""
-        self._caller = None
-        if self._transport:
-            self._transport.abort()
