@@ -67,7 +67,7 @@ $(BUILD)/fdk-$(PYTHON_VERSION)/.done: | $(BUILD)
 
 install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -d $(LIB)/runtimes $(LIB)/python $(DESTDIR)/usr/sbin $(DESTDIR)/usr/lib/systemd/system \
-		$(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/share/dbus-1/system.d $(DESTDIR)/usr/share/dbus-1/system-services \
+		$(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/usr/share/dbus-1/system.d $(DESTDIR)/usr/share/dbus-1/system-services \
 		$(DESTDIR)/usr/share/dbus-1/interfaces $(DESTDIR)/usr/share/polkit-1/actions $(DESTDIR)/etc/boesfsd/conf.d \
 		$(DESTDIR)/usr/share/man/man5 $(DESTDIR)/usr/share/man/man8 $(DESTDIR)/usr/share/doc/boesfsd
 	install -m 0755 $(BUILD)/boesfs-agent $(LIB)/
@@ -82,6 +82,7 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -m 0755 etc/boesfs-net.launcher $(LIB)/boesfs-net
 	install -m 0644 units/*.service units/*.socket units/*.slice $(DESTDIR)/usr/lib/systemd/system/
 	install -m 0644 etc/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/boesfsd.conf
+	install -m 0644 etc/tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/boesfsd.conf
 	install -m 0644 etc/org.boesfs.Faas1.conf $(DESTDIR)/usr/share/dbus-1/system.d/
 	install -m 0644 etc/org.boesfs.Faas1.service $(DESTDIR)/usr/share/dbus-1/system-services/
 	install -m 0644 boesfsd/bus/org.boesfs.Faas1.xml $(DESTDIR)/usr/share/dbus-1/interfaces/
