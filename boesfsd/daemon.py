@@ -125,7 +125,10 @@ class Daemon:
             return
         self._settings = settings
         logging.getLogger().setLevel(settings.log_level.upper())
-        self._functions.configure(settings)
+        self._functions.router.spawn(self._reconfigure(settings))
+
+    async def _reconfigure(self, settings: config.Config) -> None:
+        await self._functions.reconfigure(settings)
         log.info("Configuration reloaded")
         self._notifier.ready(self._status())
 

@@ -55,13 +55,20 @@ class Functions(Slots):
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Take new settings; what is running keeps its own until it is rendered anew."""
+        """Take settings, and look at the host anew."""
         self._config = config
         self.router.max_request_size = config.max_request_size
         self._bundles.limits = dataclasses.replace(
             self._bundles.limits, size=config.max_code_size, files=config.max_code_files
         )
         self._host = host.facts(config, self._runtimes)
+
+    async def reconfigure(self, config: Config) -> None:
+        """Take new settings and render all plans anew; instances that run keep what they started with."""
+        async with self._lock:
+            self.configure(config)
+            functions = {route.function.id: route.function for route in self.router.routes.values()}
+            await asyncio.to_thread(self._render_all, functions)
 
     # --- finding
 
@@ -428,8 +435,9 @@ class Functions(Slots):
         """Make units, files and the router follow the store, after whatever happened to them."""
         async with self._lock:
             self.landlock_abi = int((await host.features()).get("landlock", "0"))
-            for directory in (plan.PLANS, units.SOCKETS, units.BY_NAME, STOPPED, units.RUN / "root"):
-                directory.mkdir(parents=True, exist_ok=True)
+            plan.PLANS.mkdir(mode=0o700, exist_ok=True)  # they hold the configuration of functions
+            for directory in (units.SOCKETS, units.BY_NAME, STOPPED, units.RUN / "root"):
+                directory.mkdir(exist_ok=True)
             self.apps = {app.name: app for app in await self._store.apps()}
             functions = {function.id: function for function in await self._store.functions()}
             listening = await self._stop_strays(functions)
