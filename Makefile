@@ -98,6 +98,14 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 demo: host-packages
 	@$(PYTHON) tests/appliance/demo.py
 
+# Levels: unit (pure parts and adapters with the real things they own), appliance (real systemd).
+test: unit appliance-test
+unit: all $(VENV)/.done
+	$(VENV)/bin/python -m pytest tests/unit -n 2 --durations 5
+
+appliance-test: all $(VENV)/.done
+	$(VENV)/bin/python -m pytest tests/appliance -n 4 --dist loadgroup --durations 10
+
 lint: $(VENV)/.done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -96,6 +96,25 @@ static bool parse_number(struct text text, int64_t *number)
 	return true;
 }
 
+/* Is WORD among the comma-separated options of LIST? */
+static bool has_option(struct text list, const char *word)
+{
+	while (list.len) {
+		const char *comma = memchr(list.at, ',', list.len);
+		struct text option = {list.at, comma ? (size_t)(comma - list.at) : list.len};
+
+		list.len -= option.len + (comma != NULL);
+		list.at += option.len + (comma != NULL);
+		for (; option.len && (*option.at == ' ' || *option.at == '\t'); option.at++)
+			option.len--;
+		while (option.len && (option.at[option.len - 1] == ' ' || option.at[option.len - 1] == '\t'))
+			option.len--;
+		if (text_is(option, word))
+			return true;
+	}
+	return false;
+}
+
 /* The fields that decide where the message ends. A message with both or with two different lengths is refused. */
 static bool read_framing(struct head *head)
 {
@@ -116,7 +135,7 @@ static bool read_framing(struct head *head)
 				return false;
 			head->chunked = true;
 		} else if (text_is(name, "connection")) {
-			head->close = head->close || text_is(value, "close");
+			head->close = head->close || has_option(value, "close");
 		} else if (text_is(name, "expect")) {
 			head->expect_continue = text_is(value, "100-continue");
 		}
@@ -130,7 +149,7 @@ static bool read_request_line(struct head *head, const char *line, const char *e
 	const char *space = memchr(line, ' ', end - line);
 	const char *version = end - 8;
 
-	if (!space || version <= space + 1 || version[-1] != ' ' || memcmp(version, "HTTP/1.", 7))
+	if (!space || version - 1 <= space + 1 || version[-1] != ' ' || memcmp(version, "HTTP/1.", 7))
 		return false;
 	head->method = (struct text){line, space - line};
 	head->target = (struct text){space + 1, version - 1 - (space + 1)};
@@ -147,8 +166,11 @@ static bool read_request_line(struct head *head, const char *line, const char *e
 /* "HTTP/1.1 200 OK"; the reason may be missing */
 static bool read_status_line(struct head *head, const char *line, const char *end)
 {
-	if (end - line < 12 || memcmp(line, "HTTP/1.", 7) || line[8] != ' ')
+	if (end - line < 12 || memcmp(line, "HTTP/1.", 7) || (line[7] != '0' && line[7] != '1') || line[8] != ' ')
 		return false;
+	for (const char *c = line; c < end; c++)
+		if (((unsigned char)*c < ' ' && *c != '\t') || *c == 0x7f)
+			return false;
 	head->close = line[7] == '0';
 	for (int i = 9; i < 12; i++) {
 		if (!isdigit((unsigned char)line[i]))
@@ -164,8 +186,8 @@ ssize_t head_parse(struct head *head, const char *data, size_t len, bool respons
 	const char *line_end;
 
 	memset(head, 0, sizeof *head);
-	if (!end)
-		return len >= HEAD_MAX ? -1 : 0;
+	if (!end || end + 4 - data > HEAD_MAX)
+		return end || len >= HEAD_MAX ? -1 : 0;
 	line_end = memmem(data, end + 2 - data, "\r\n", 2);
 	head->len = end + 4 - data;
 	if (response ? !read_status_line(head, data, line_end) : !read_request_line(head, data, line_end))

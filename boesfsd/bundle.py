@@ -5,6 +5,7 @@ A bundle is staged beside its final place and renamed there; what a crash leaves
 removed at the next start. Everything here blocks: call it in a thread.
 """
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -15,10 +16,11 @@ import stat
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Self, cast
 
 from boesfsd.errors import BoesError
 
@@ -26,6 +28,14 @@ CHUNK = 1 << 20
 NAME_BYTES = 255
 DEPTH_MAX = 128
 PATH_BYTES = 3072  # leaves room for the store's own prefix below PATH_MAX
+EXTENDED_HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+EXTENDED_BYTES = 64 << 10
+BROKEN_ARCHIVE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError),
+    *(NotImplementedError, RuntimeError, ValueError),
+)
 MAGIC_GZIP, MAGIC_ZSTD, MAGIC_ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 
 
@@ -113,7 +123,8 @@ class _Writer:
         root = os.path.realpath(self.root)
         for name, what in self.seen.items():
             # links of links: only their real end tells
-            if what.startswith("link ") and not os.path.realpath(self.root / name).startswith(f"{root}/"):
+            end = os.path.realpath(self.root / name) if what.startswith("link ") else root
+            if end != root and not end.startswith(f"{root}/"):
                 raise BoesError("InvalidCode", f"Symbolic link {name!r} leaves the source by way of another")
             if what == "directory":
                 (self.root / name).chmod(0o555)
@@ -180,14 +191,20 @@ class Bundles:
         """Remove one bundle."""
         remove_tree(self.path(digest))
 
-    def _staged(self, entries: Iterator[Entry]) -> Staged:
+    def _staged(self, entries: Generator[Entry]) -> Staged:
         root = self._stage / secrets.token_hex(8)
         try:
             root.mkdir(mode=0o755)
             writer = _Writer(root, self.limits)
-            for entry in entries:
-                writer.add(entry)
+            with contextlib.closing(entries):
+                for entry in entries:
+                    writer.add(entry)
             writer.seal()
+        except BROKEN_ARCHIVE as error:
+            remove_tree(root)
+            raise BoesError(
+                "InvalidCode", f"The archive cannot be read: {error}", hint="tar, tar.gz, tar.zst or zip"
+            ) from error
         except OSError as error:
             remove_tree(root)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -232,6 +249,8 @@ def _check_path(path: PurePosixPath) -> None:
 def _check_link(path: PurePosixPath, target: str) -> None:
     depth = len(path.parts) - 1
     parts = PurePosixPath(target).parts
+    if "\0" in target:
+        raise BoesError("InvalidCode", f"Symbolic link {str(path)!r} has a NUL in its target")
     if not target or target.startswith("/"):
         raise BoesError("InvalidCode", f"Symbolic link {str(path)!r} -> {target!r} leaves the source")
     for part in parts:
@@ -240,21 +259,21 @@ def _check_link(path: PurePosixPath, target: str) -> None:
             raise BoesError("InvalidCode", f"Symbolic link {str(path)!r} -> {target!r} leaves the source")
 
 
-def _tree_entries(source: Path) -> Iterator[Entry]:
+def _tree_entries(source: Path) -> Generator[Entry]:
     """Walk by descriptor, never through a link, so that a path cannot be exchanged under our feet."""
     if not source.is_absolute():
         raise BoesError("InvalidArgs", f"The source {str(source)!r} is not an absolute path")
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise BoesError("InvalidCode", f"Cannot open the source directory {source}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise BoesError("InvalidCode", f"Cannot open the source directory {str(source)!r}: {error}") from error
     try:
         yield from _walk(descriptor, PurePosixPath())
     finally:
         os.close(descriptor)
 
 
-def _walk(directory: int, below: PurePosixPath) -> Iterator[Entry]:
+def _walk(directory: int, below: PurePosixPath) -> Generator[Entry]:
     for name in sorted(os.listdir(directory)):
         path = below / name
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -282,70 +301,84 @@ def _check_mode(path: PurePosixPath, mode: int) -> None:
         raise BoesError("InvalidCode", f"{str(path)!r} has a set-id bit", hint="chmod ug-s it")
 
 
-def _archive_entries(archive: BinaryIO) -> Iterator[Entry]:
+def _archive_entries(archive: BinaryIO) -> Generator[Entry]:
     if not stat.S_ISREG(os.fstat(archive.fileno()).st_mode):
         raise BoesError("InvalidArgs", "The archive's descriptor is no regular file")
     archive.seek(0)
     magic = archive.read(4)
     archive.seek(0)
-    try:
-        if magic == MAGIC_ZIP:
-            yield from _zip_entries(archive)
-        elif magic == MAGIC_ZSTD:
-            yield from _zstd_entries(archive)
-        else:
-            stream: BinaryIO = gzip.GzipFile(fileobj=archive) if magic.startswith(MAGIC_GZIP) else archive  # type: ignore[assignment]
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                yield from _tar_entries(tar)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise BoesError(
-            "InvalidCode", f"The archive cannot be read: {error}", hint="tar, tar.gz, tar.zst or zip"
-        ) from error
+    if magic == MAGIC_ZIP:
+        yield from _zip_entries(archive)
+    elif magic == MAGIC_ZSTD:
+        yield from _zstd_entries(archive)
+    else:
+        stream = gzip.GzipFile(fileobj=archive) if magic.startswith(MAGIC_GZIP) else archive
+        yield from _tar_entries(cast("BinaryIO", stream))
 
 
-def _zstd_entries(archive: BinaryIO) -> Iterator[Entry]:
+def _zstd_entries(archive: BinaryIO) -> Generator[Entry]:
+    os.lseek(archive.fileno(), 0, os.SEEK_SET)  # what we peeked at is in our buffer, not zstd's
     with subprocess.Popen(
-        ["/usr/bin/zstd", "-dcq", "-M128"], stdin=archive.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ["/usr/bin/zstd", "-dcq", "-M128MB"], stdin=archive.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-                yield from _tar_entries(tar)
-            if process.stdout:
-                while process.stdout.read(CHUNK):
-                    pass
+            assert process.stdout
+            yield from _tar_entries(cast("BinaryIO", process.stdout))
             if process.wait() != 0:
                 raise BoesError("InvalidCode", "The archive's zstd stream is broken")
         finally:
             process.kill()
 
 
-def _tar_entries(tar: tarfile.TarFile) -> Iterator[Entry]:
-    for member in tar:
-        path = PurePosixPath(member.name)
-        if path == PurePosixPath("."):
-            continue
-        if member.isdir():
-            mode = stat.S_IFDIR
-        elif member.issym():
-            mode = stat.S_IFLNK
-        elif member.isreg():
-            mode = stat.S_IFREG | member.mode
-        elif member.islnk():
-            raise BoesError(
-                "InvalidCode", f"{str(path)!r} is a hard link", hint="make the archive with --hard-dereference"
-            )
-        else:
-            mode = stat.S_IFCHR
-        _check_mode(path, mode)
-        if member.issym():
-            yield Entry(path, target=member.linkname)
-        elif member.isdir():
-            yield Entry(path)
-        else:
-            yield Entry(path, executable=bool(member.mode & 0o111), content=tar.extractfile(member))
+class _Header(tarfile.TarInfo):
+    """Headers as they are read: an over-long extended one is refused before it is read into memory, and the block of
+    zeros that ends an archive is noted, since tarfile takes a missing one for an end."""
+
+    ended = False
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+            cls.ended = True
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in EXTENDED_HEADERS and header.size > EXTENDED_BYTES:
+            raise BoesError("InvalidCode", f"The archive has an extended header of {header.size} bytes")
+        return header
 
 
-def _zip_entries(archive: BinaryIO) -> Iterator[Entry]:
+def _tar_entries(stream: BinaryIO) -> Generator[Entry]:
+    kind: type[_Header] = type("_Header", (_Header,), {})  # notes the end of this archive only
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=kind) as tar:
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if path == PurePosixPath("."):
+                continue
+            if member.islnk():
+                raise BoesError(
+                    "InvalidCode", f"{str(path)!r} is a hard link", hint="make the archive with --hard-dereference"
+                )
+            _check_mode(path, _tar_mode(member))
+            if member.issym():
+                yield Entry(path, target=member.linkname)
+            elif member.isdir():
+                yield Entry(path)
+            else:
+                yield Entry(path, executable=bool(member.mode & 0o111), content=tar.extractfile(member))
+    while stream.read(CHUNK):  # a checksum of the compression comes last
+        pass
+    if not kind.ended:
+        raise tarfile.ReadError("it ends before its end mark")
+
+
+def _tar_mode(member: tarfile.TarInfo) -> int:
+    if member.isdir():
+        return stat.S_IFDIR
+    if member.issym():
+        return stat.S_IFLNK
+    return stat.S_IFREG | member.mode if member.isreg() else stat.S_IFCHR
+
+
+def _zip_entries(archive: BinaryIO) -> Generator[Entry]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             path = PurePosixPath(info.filename)
@@ -357,6 +390,8 @@ def _zip_entries(archive: BinaryIO) -> Iterator[Entry]:
             if kind == stat.S_IFDIR:
                 yield Entry(path)
             elif kind == stat.S_IFLNK:
+                if info.file_size > PATH_BYTES:
+                    raise BoesError("InvalidCode", f"Symbolic link {str(path)!r} has too long a target")
                 yield Entry(path, target=file.read(info).decode("utf-8", "surrogateescape"))
             else:
                 with file.open(info) as content:

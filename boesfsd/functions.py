@@ -126,8 +126,10 @@ class Functions(Slots):
         if unknown:
             raise BoesError("InvalidArgs", f"unknown key {', '.join(unknown)}", hint="known is config")
         manifest.check_options(given)
+        variables = text_values(given.get("config", {}))
+        manifest.check_variables(variables)
         async with self._lock:
-            app = await self._store.add_app(name, text_values(given.get("config", {})))
+            app = await self._store.add_app(name, variables)
             self.apps[name] = app
             self.on_app(app, "created")
         return app
@@ -238,7 +240,7 @@ class Functions(Slots):
         await self._store.put_function(function)
         try:
             await self._realise(function, existing)
-        except BoesError:
+        except BaseException:
             if existing:
                 await self._store.put_function(existing)
                 await self._realise(existing, function)
@@ -289,7 +291,7 @@ class Functions(Slots):
         host.write(plan.path(function.id), plan.render(function, runtime, code, self._host))
         directory = units.BY_NAME / function.app.name
         directory.mkdir(parents=True, exist_ok=True)
-        link = directory / f"{function.name}.sock"
+        link = directory / function.name
         if not link.is_symlink():
             link.symlink_to(units.socket_path(function.id, 0))
 
@@ -320,7 +322,7 @@ class Functions(Slots):
             await self._systemd.stop(units.net_unit(function.id))
         plan.path(function.id).unlink(missing_ok=True)
         (STOPPED / function.id).unlink(missing_ok=True)
-        link = units.BY_NAME / function.app.name / f"{function.name}.sock"
+        link = units.BY_NAME / function.app.name / function.name
         link.unlink(missing_ok=True)
         if link.parent.is_dir() and not any(link.parent.iterdir()):
             link.parent.rmdir()
@@ -488,7 +490,7 @@ class Functions(Slots):
         labels = {function.label for function in functions.values()}
         for directory in units.BY_NAME.iterdir():
             for link in directory.iterdir():
-                if f"{directory.name}/{link.name.removesuffix('.sock')}" not in labels:
+                if f"{directory.name}/{link.name}" not in labels:
                     link.unlink()
             if directory.name not in self.apps:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -499,7 +501,7 @@ class Functions(Slots):
         for function in functions.values():
             try:
                 self._render(function)
-            except BoesError as error:
+            except (BoesError, OSError, ValueError) as error:
                 log.error("%s cannot run: %s", function.label, error)
                 broken[function.id] = str(error)
         return broken

@@ -137,10 +137,8 @@ class Router:
 
     def acquire(self, route: Route) -> asyncio.Future[Slot] | Slot:
         """A free slot, the lowest first, or a future of one."""
-        while route.free:
-            slot = heapq.heappop(route.free)
-            if slot.number < route.function.settings.concurrency and route.open.get(slot.number) is slot:
-                return slot
+        if route.free and route.free[0].number < route.function.settings.concurrency:
+            return heapq.heappop(route.free)
         future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         route.waiters.append(future)
         self._grow(route)

@@ -2,6 +2,7 @@
 """func.yaml (Fn's schema 20180708 with our keys) and the options of Deploy, checked and merged into Settings."""
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from boesfsd.model import Json, Ports, Settings
 FILE = "func.yaml"
 SCHEMA_VERSION = 20180708
 MANIFEST_MAX = 256 << 10
+VALUE_MAX = 64 << 10
+VARIABLES_MAX = 256 << 10
 
 _text: Json = {"type": "string"}
 _texts: Json = {"type": "array", "items": _text}
@@ -62,8 +65,24 @@ SCHEMA: Json = {
     "required": ["schema_version"],
     "additionalProperties": False,
 }
-_manifest_validator = jsonschema.Draft202012Validator(SCHEMA)
-_options_validator = jsonschema.Draft202012Validator(options.schema(options.TABLE))
+
+
+def _is_integer(_: Any, value: Any) -> bool:
+    """JSON schema takes 128.0 for an integer; systemd, the agent and D-Bus do not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(_: Any, value: Any) -> bool:
+    """NaN passes every comparison."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
+_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+    jsonschema.Draft202012Validator, type_checker=_types
+)
+_manifest_validator = _Validator(SCHEMA)
+_options_validator = _Validator(options.schema(options.TABLE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +126,7 @@ def parse(text: str) -> Manifest:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise BoesError("InvalidManifest", f"{FILE}{where}: {error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, IndexError, KeyError, TypeError) as error:
         raise BoesError("InvalidManifest", f"{FILE}: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise BoesError("InvalidManifest", f"{FILE}: must be a map of keys, is {type(data).__name__}")
@@ -152,10 +171,21 @@ def settings(manifest: Manifest, given: Json) -> Settings:
     return result
 
 
-def _check_values(result: Settings) -> None:
-    for name, value in (*result.config.items(), *result.environment.items()):
-        if "\0" in value or len(value) > 64 << 10:
+def check_variables(values: dict[str, str]) -> None:
+    """InvalidManifest unless a plan can hold them: three such maps fit into one."""
+    for name, value in values.items():
+        if "\0" in value or len(value) > VALUE_MAX:
             raise BoesError("InvalidManifest", f"config: {name}: a value is text of at most 64 KiB without NUL")
+    if sum(len(f"{name}={value}".encode()) for name, value in values.items()) > VARIABLES_MAX:
+        raise BoesError("InvalidManifest", f"config: all of it together is over {VARIABLES_MAX >> 10} KiB")
+
+
+def _check_values(result: Settings) -> None:
+    check_variables({**result.environment, **result.config})
+    for part in filter(None, result.cpuset.split(",")):
+        first, _, last = part.partition("-")
+        if last and int(first) > int(last):
+            raise BoesError("InvalidManifest", f"cpuset: {part} runs backwards")
     if max(options.parse_cpuset(result.cpuset), default=0) > options.CPU_HIGHEST:
         raise BoesError("InvalidManifest", f"cpuset: {result.cpuset}: CPU numbers end at {options.CPU_HIGHEST}")
 

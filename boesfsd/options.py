@@ -7,15 +7,15 @@ from typing import Any
 
 from boesfsd.model import Json
 
-CPUSET = r"^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$"
+CPUSET = r"^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$(?!\n)"
 CPU_HIGHEST = 8191
-RUNTIME = r"^[a-z][a-z0-9.+-]*$"
-VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+RUNTIME = r"^[a-z][a-z0-9.+-]*$(?!\n)"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)"  # $ alone would let a last newline pass
 MIB = 1 << 20
 
 STRING_MAP: Json = {
     "type": "object",
-    "propertyNames": {"pattern": VARIABLE, "maxLength": 128},
+    "propertyNames": {"type": "string", "pattern": VARIABLE, "maxLength": 128},
     "additionalProperties": {"type": ["string", "number", "boolean"]},
     "maxProperties": 200,
 }

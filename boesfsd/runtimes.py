@@ -33,17 +33,23 @@ def load(directory: Path = DIRECTORY) -> dict[str, Runtime]:
             data = tomllib.loads(file.read_text(encoding="utf-8"))
             found[file.stem] = Runtime(
                 name=file.stem,
-                aliases=tuple(data.get("aliases", ())),
+                aliases=_words(data.get("aliases", [])),
                 entry=data["entry"],
-                command=tuple(data["command"]),
+                command=_words(data["command"]),
                 binds=dict(data["binds"]),
                 links=dict(data.get("links", {})),
-                hide=tuple(data.get("hide", ())),
+                hide=_words(data.get("hide", [])),
                 environment=dict(data.get("environment", {})),
             )
         except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
             raise BoesError("InvalidConfiguration", f"Cannot use runtime {file}: {error!r}") from error
     return found
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise TypeError(f"{value!r} is no list of strings")
+    return tuple(value)
 
 
 def find(runtimes: dict[str, Runtime], name: str) -> Runtime:

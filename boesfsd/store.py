@@ -47,13 +47,18 @@ class Store:
     async def open(cls, directory: Path) -> "Store":
         """Open or create the database in DIRECTORY."""
         file = directory / FILE
+        connection: aiosqlite.Connection | None = None
         try:
             connection = await aiosqlite.connect(file, isolation_level=None)
             await connection.execute("PRAGMA journal_mode = WAL")
             await connection.execute("PRAGMA synchronous = FULL")
             await connection.execute("PRAGMA foreign_keys = ON")
             await _upgrade(connection, file)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, BoesError) as error:
+            if connection:
+                await connection.close()  # its thread would keep the process
+            if isinstance(error, BoesError):
+                raise
             raise _wrapped(error, f"Cannot open {file}") from error
         return cls(connection)
 

@@ -2,6 +2,7 @@
 """A function as systemd sees it: names of its units, the drop-ins that are written before they are first loaded, and
 the properties that may change while they run. Pure text; systemd.py does."""
 
+import re
 from pathlib import Path
 
 from boesfsd.model import Function, Settings
@@ -36,7 +37,10 @@ def unescape_label(label: str) -> str:
     """The reverse of escape_label."""
     parts = ("" if label == "_" else label).split("_")
     data = parts[0].encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in parts[1:])
-    return data.decode()
+    text = data.decode()
+    if escape_label(text) != label:
+        raise ValueError(f"{label!r} is no label")
+    return text
 
 
 def instance(function_id: str, slot: int) -> str:
@@ -64,7 +68,7 @@ def parse_unit(name: str) -> tuple[str, int, str] | None:
     stem, _, kind = name.rpartition(".")
     prefix, _, rest = stem.partition("@")
     function_id, colon, slot = rest.partition(":")
-    if prefix != "boesfs-fn" or kind not in ("socket", "service") or not colon or not slot.isdigit():
+    if prefix != "boesfs-fn" or kind not in ("socket", "service") or not colon or not re.fullmatch("[0-9]{1,5}", slot):
         return None
     return function_id, int(slot), kind
 
@@ -92,7 +96,7 @@ def drop_ins(function: Function, slot: int, init_timeout: int) -> dict[str, str]
         f"TasksMax={settings.tasks + SUPERVISOR_TASKS}",
     ]
     if settings.cpu is not None:
-        lines.append(f"CPUQuota={max(1, round(settings.cpu * 100))}%")
+        lines.append(f"CPUQuota={max(1, settings.cpu * 100):.10g}%")
     if settings.cpuset:
         lines.append(f"AllowedCPUs={settings.cpuset}")
     socket = ["[Unit]", f"Description=Socket of function {function.label} (slot {slot})"]

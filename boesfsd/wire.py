@@ -13,6 +13,7 @@ HEAD_MAX = 64 << 10
 HEAD_TIMEOUT = 10.0
 KEEP_ALIVE = 75.0
 LINGER = 1.0
+TOO_LONG = b"request head over 64 KiB"
 SMALL_BODY = 64 << 10
 SEND_BUFFER = 64 << 10
 RECEIVE = 256 << 10
@@ -21,6 +22,7 @@ REASONS = {
     405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
     413: b"Content Too Large", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
     501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
+    507: b"Insufficient Storage",
 }  # fmt: skip
 HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
@@ -87,8 +89,9 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._handler: Handler | None = None
-        self._head_bytes = 0
+        self._head_fed = self._head_size = self._fed = 0
         self._in_head = True
+        self._bodiless = False
         self._url = b""
         self._headers: list[Header] = []
         self._request_done = self._answer_done = self._keep_alive = self._closing = self._discarding = False
@@ -116,16 +119,20 @@ class Connection(asyncio.Protocol):
         if self._discarding:
             return
         if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_MAX + len(data):
-                self._refuse(431, b"request head over 64 KiB")
+            if self._head_fed > HEAD_MAX:
+                self._refuse(431, TOO_LONG)
                 return
+            self._head_fed += len(data)
+        self._fed = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._refuse(501, b"protocol upgrades are not supported")
         except httptools.HttpParserError:
-            self._refuse(400, b"malformed HTTP request")
+            if self._in_head and self._head_fed > HEAD_MAX:
+                self._refuse(431, TOO_LONG)
+            else:
+                self._refuse(400, b"malformed HTTP request")
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -146,14 +153,20 @@ class Connection(asyncio.Protocol):
         self._headers = []
         self._request_done = self._answer_done = False
         self._in_head = True
-        self._head_bytes = 0
+        self._head_fed = self._fed
+        self._head_size = 0
+        self._small = self._bodiless = False
         self._set_timer(HEAD_TIMEOUT)
 
     def on_url(self, url: bytes) -> None:
-        self._url += url
+        if not self._discarding:
+            self._url += url
+            self._head_size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if self._in_head and not self._discarding:  # not trailers, not those of a request that is not served
+            self._headers.append((name.lower(), value))
+            self._head_size += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
         if self._discarding:
@@ -162,7 +175,16 @@ class Connection(asyncio.Protocol):
         self._set_timer(None)
         self._keep_alive = self._parser.should_keep_alive() and not self._closing
         self._http10 = self._parser.get_http_version() == "1.0"
+        if self._parser.should_upgrade():  # the parser would not read a body
+            return
+        if self._head_size > HEAD_MAX:
+            self._refuse(431, TOO_LONG)
+            return
+        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self._headers):
+            self._refuse(400, b"unknown transfer coding")
+            return
         request = Request(self._parser.get_method(), self._url, self._headers)
+        self._bodiless = request.method == b"HEAD"
         self._small = 0 <= request.length <= SMALL_BODY
         self._handler = self._factory(self, request)
         if self._answer_done:
@@ -176,6 +198,7 @@ class Connection(asyncio.Protocol):
         if self._discarding:
             return
         self._request_done = True
+        self._in_head = False
         if self._handler:
             self._handler.end()
         if self._answer_done:
@@ -218,12 +241,12 @@ class Connection(asyncio.Protocol):
 
     def send_body(self, data: bytes) -> None:
         """A piece of the answer's body."""
-        if self._transport:
+        if self._transport and not self._bodiless:
             self._transport.write(chunk(data) if self._chunked else data)
 
     def end_answer(self) -> None:
         """The answer is complete."""
-        if self._transport and self._chunked:
+        if self._transport and self._chunked and not self._bodiless:
             self._transport.write(b"0\r\n\r\n")
         self._answer_done = True
         if self._handler:
@@ -279,10 +302,12 @@ class Connection(asyncio.Protocol):
             handler.gone()
 
     def _refuse(self, status: int, message: bytes) -> None:
+        if self._discarding:
+            return
         if self._handler or not self._transport:
             self.abort()
             return
-        self._keep_alive = self._request_done = False
+        self._keep_alive = self._request_done = self._small = self._in_head = False
         self._chunked = False
         self.start_answer(status, [(b"Content-Type", b"application/json")], len(message) + 14)
         self.send_body(b'{"message":"%b"}' % message)
@@ -296,7 +321,7 @@ class Connection(asyncio.Protocol):
             self._timer = asyncio.get_running_loop().call_later(seconds, self._timed_out)
 
     def _timed_out(self) -> None:
-        if self._in_head and self._head_bytes and not self._discarding:
+        if self._in_head and self._head_fed and not self._discarding:
             self._refuse(408, b"no whole request head within 10 s")
         elif self._transport:
             self._transport.close()
@@ -337,6 +362,7 @@ class Call:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
         self._length = -1
+        self._until_close = False
         self.writable = True
 
     def connect(self, path: str) -> None:
@@ -384,6 +410,7 @@ class Call:
     def _send(self, data: bytes) -> None:
         waiting = bool(self._unsent)
         self._unsent += data
+        self.writable = self.writable and len(self._unsent) < SEND_BUFFER
         if self._socket and not waiting:
             self._write()
 
@@ -398,12 +425,11 @@ class Call:
             self._unsent.clear()
         if self._unsent:
             self._loop.add_writer(self._socket.fileno(), self._write)
-            self.writable = len(self._unsent) < SEND_BUFFER
         else:
             self._loop.remove_writer(self._socket.fileno())
-            blocked, self.writable = not self.writable, True
-            if blocked and self._caller:
-                self._caller.instance_writable()
+        blocked, self.writable = not self.writable, len(self._unsent) < SEND_BUFFER
+        if blocked and self.writable and self._caller:
+            self._caller.instance_writable()
 
     # --- receiving
 
@@ -415,15 +441,19 @@ class Call:
             return
         except OSError:
             data = b""
+            self._until_close = False
+        whole = self._until_close and not data
         try:
             if data:
                 self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             data = b""
         if not data:
             caller = self._caller
             self.close()
-            if caller:
+            if caller and whole:
+                caller.answer_ends()
+            elif caller:
                 caller.instance_lost()
 
     def on_message_begin(self) -> None:
@@ -438,6 +468,8 @@ class Call:
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        framed = self._length >= 0 or any(name == b"transfer-encoding" for name, _ in self._headers)
+        self._until_close = status >= 200 and not framed
         if self._caller and status >= 200:
             self._caller.answer_begins(status, self._headers, self._length)
 

@@ -85,7 +85,7 @@ def tour(machine: Machine) -> dict[str, object]:
     denied = denied_status == 502 and SECRET in denied_answer and traceback
 
     say("Its socket is the contract: this call does without boesfsd.")
-    show(machine, "curl -sS --unix-socket /run/boesfs/by-name/demo/hello.sock -d '{}' http://function/call")
+    show(machine, "curl -sS --unix-socket /run/boesfs/by-name/demo/hello -d '{}' http://function/call")
 
     say(f"After {IDLE} s without a call the instance ends, and nothing of it is left.")
     wait_for_idle_exit(machine, unit)

@@ -75,7 +75,7 @@ class Storm:
                 await asyncio.sleep(0.01)
                 continue
             name = random.choice(names)
-            result = await call(f"/run/boesfs/by-name/{APP}/{name}.sock")
+            result = await call(f"/run/boesfs/by-name/{APP}/{name}")
             await asyncio.sleep(0.02)
             self.answers += result == "200"
             if result != "200" and name in self.present:
@@ -131,9 +131,7 @@ def orphans(present: set[str]) -> list[str]:
         function_id = place.name.split("@")[-1].split(":")[0].removesuffix(".plan")
         if function_id not in ids:
             found.append(str(place))
-    found += [
-        str(p) for p in Path(f"/run/boesfs/by-name/{APP}").iterdir() if p.name.removesuffix(".sock") not in present
-    ]
+    found += [str(p) for p in Path(f"/run/boesfs/by-name/{APP}").iterdir() if p.name not in present]
     found += [str(p) for p in Path("/var/lib/boesfsd/stage").iterdir()]
     found += [str(p) for p in Path("/var/lib/boesfsd/code").iterdir()][1:] if present else []
     return found
@@ -151,7 +149,7 @@ async def main() -> None:
     caller.cancel()
     subprocess.check_call(["systemctl", "restart", "boesfsd"])  # noqa: ASYNC221
     left = orphans(await storm.listed())
-    unanswered = [name for name in storm.present if await call(f"/run/boesfs/by-name/{APP}/{name}.sock") != "200"]
+    unanswered = [name for name in storm.present if await call(f"/run/boesfs/by-name/{APP}/{name}") != "200"]
     print(json.dumps({"rounds": rounds, "asked": storm.count, "present": len(storm.present), "answers": storm.answers,
                       "faults": storm.faults[:50], "orphans": left, "unanswered": unanswered}))  # fmt: skip
 
