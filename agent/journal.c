@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 static const char journal_socket[] = "/run/systemd/journal/socket";
-enum { BURST_SECONDS = 10, TOKEN_BYTES = 1024, READ_BYTES = 64 << 10 };
+enum { BURST_SECONDS = 10, REPORT_MS = 1000, TOKEN_BYTES = 1024, READ_BYTES = 64 << 10 };
 
 void journal_open(struct journal *journal, const struct plan *plan, uint64_t now_ms)
 {
@@ -70,13 +70,14 @@ void journal_say(struct journal *journal, int priority, const char *format, ...)
 		dprintf(2, "<%d>%s\n", priority, text);
 }
 
-static void report_dropped(struct journal *journal)
+static void report_dropped(struct journal *journal, uint64_t now_ms)
 {
 	char text[128];
 	int len;
 
 	if (!journal->dropped)
 		return;
+	journal->reported_ms = now_ms;
 	len = snprintf(text, sizeof text, "%llu lines of output dropped: over log-rate (%llu a second)",
 		       (unsigned long long)journal->dropped, (unsigned long long)journal->rate);
 	if (!send_entry(journal, LOG_WARNING, text, len))
@@ -96,7 +97,8 @@ static void write_line(struct journal *journal, const char *line, size_t len, ui
 		journal->dropped++;
 		return;
 	}
-	report_dropped(journal);
+	if (now_ms >= journal->reported_ms + REPORT_MS)
+		report_dropped(journal, now_ms);
 	if (send_entry(journal, LOG_INFO, line, len))
 		journal->dropped++;
 	else
@@ -158,5 +160,5 @@ void stream_flush(struct stream *stream, struct journal *journal, uint64_t now_m
 	if (stream->len)
 		write_line(journal, stream->line, stream->len, now_ms);
 	stream->len = 0;
-	report_dropped(journal);
+	report_dropped(journal, now_ms);
 }

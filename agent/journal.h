@@ -18,7 +18,7 @@ struct journal {
 	char *fields;		/* those that never change */
 	size_t fields_len;
 	uint64_t rate, tokens, filled_ms;
-	uint64_t dropped;
+	uint64_t dropped, reported_ms;
 	char call_id[CALL_ID_LEN + 1];	/* of the call being served, or "" */
 };
 

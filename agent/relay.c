@@ -32,6 +32,7 @@ enum {
 	ROOM = 16 << 10,	/* least room in a buffer that is worth a read */
 	HEAD_TIMEOUT_MS = 10000,
 	QUIET_MS = 5,
+	REPORT_WAIT_MS = 50,
 	REUSE_MS = 1000,	/* an FDK may close an idle connection; do not meet it doing so */
 	FLUSH_MS = 2000,	/* for last answers when the instance ends */
 	DRAIN_BYTES = 4 << 20,	/* of output read at one go, so that a flood cannot starve the call */
@@ -371,10 +372,22 @@ static void describe_end(const struct supervisor *s, char *text, size_t size)
 		snprintf(text, size, "exited with status %d", WEXITSTATUS(s->fdk_status));
 }
 
+static bool read_report(struct supervisor *s);
+
+/* Its connection ends a moment before init can say how it ended. */
+static void await_report(struct supervisor *s)
+{
+	struct pollfd report = {.fd = s->sandbox->report_fd, .events = POLLIN};
+
+	while (s->fdk_status < 0 && s->sandbox->report_fd >= 0 && poll(&report, 1, REPORT_WAIT_MS) > 0 && read_report(s))
+		;
+}
+
 static void fail_call(struct supervisor *s)
 {
 	char detail[160];
 
+	await_report(s);
 	describe_end(s, detail, sizeof detail);
 	drain_output(s, BUFFER);
 	journal_say(s->journal, LOG_ERR, "The function gave no answer: %s", detail);
@@ -527,28 +540,35 @@ static void end_call(struct supervisor *s)
 		end_instance(s, s->gone, 0, NULL, NULL, NULL);
 }
 
-/* The request's body, as far as it came and there is room. */
+/* A piece of the request's body from the caller's buffer to the FDK's; false when it is malformed. */
+static bool move_request(struct supervisor *s)
+{
+	struct buffer *in = &s->caller->in;
+	size_t space = room(&s->fdk_out), ready = held(in);
+	ssize_t take = body_take(&s->request, in->data + in->start, ready < space ? ready : space);
+
+	if (take < 0)
+		return false;
+	append(&s->fdk_out, in->data + in->start, take);
+	in->start += take;
+	if (!held(in))
+		clear(in);
+	return true;
+}
+
+/* The request's body, as far as it came and the FDK takes it. */
 static void pass_request(struct supervisor *s)
 {
-	struct client *caller = s->caller;
-	size_t space = room(&s->fdk_out), ready = held(&caller->in);
-	ssize_t take;
-
-	if (!s->request.done && ready && space) {
-		take = body_take(&s->request, caller->in.data + caller->in.start, ready < space ? ready : space);
-		if (take < 0) {
+	do {
+		if (!s->request.done && held(&s->caller->in) && !move_request(s)) {
 			journal_say(s->journal, LOG_NOTICE, "The caller sent a malformed chunked body");
 			end_instance(s, 1, 400, "InvalidArgs", "malformed chunked body", NULL);
 			return;
 		}
-		append(&s->fdk_out, caller->in.data + caller->in.start, take);
-		caller->in.start += take;
-		if (!held(&caller->in))
-			clear(&caller->in);
-	}
-	/* a failed write shows as end of the answers; there may be one already */
-	if (!empty(&s->fdk_out, s->fdk_fd))
-		clear(&s->fdk_out);
+		/* a failed write shows as end of the answers; there may be one already */
+		if (!empty(&s->fdk_out, s->fdk_fd))
+			clear(&s->fdk_out);
+	} while (!held(&s->fdk_out) && !s->request.done && held(&s->caller->in));
 }
 
 static void invalid_response(struct supervisor *s, const char *detail)

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Self, cast
+from typing import IO, BinaryIO, cast
 
 from boesfsd.errors import BoesError
 
@@ -32,6 +32,7 @@ EXTENDED_HEADERS = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 EXTENDED_BYTES = 64 << 10
+END_MARK = 2 * tarfile.BLOCKSIZE
 BROKEN_ARCHIVE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError),
     *(NotImplementedError, RuntimeError, ValueError),
@@ -331,24 +332,34 @@ def _zstd_entries(archive: BinaryIO) -> Generator[Entry]:
 
 
 class _Header(tarfile.TarInfo):
-    """Headers as they are read: an over-long extended one is refused before it is read into memory, and the block of
-    zeros that ends an archive is noted, since tarfile takes a missing one for an end."""
+    """Extended headers are read into memory whole: a small archive must not fill it with one."""
 
-    ended = False
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in EXTENDED_HEADERS and self.size > EXTENDED_BYTES:
+            raise BoesError("InvalidCode", f"The archive has an extended header of {self.size} bytes")
+        return cast("tarfile.TarInfo", super()._proc_member(tar))  # type: ignore[misc]
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-            cls.ended = True
-        header = super().frombuf(buf, encoding, errors)
-        if header.type in EXTENDED_HEADERS and header.size > EXTENDED_BYTES:
-            raise BoesError("InvalidCode", f"The archive has an extended header of {header.size} bytes")
-        return header
+
+class _Tail:
+    """Passes reads on and remembers the last bytes: tarfile takes a missing end mark for an end."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._tail = b""
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._tail = (self._tail + data)[-END_MARK:]
+        return data
+
+    def is_end_mark(self) -> bool:
+        """Two blocks of zeros end a tar, and its padding is zeros too."""
+        return len(self._tail) == END_MARK and not any(self._tail)
 
 
 def _tar_entries(stream: BinaryIO) -> Generator[Entry]:
-    kind: type[_Header] = type("_Header", (_Header,), {})  # notes the end of this archive only
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=kind) as tar:
+    watched = _Tail(stream)
+    with tarfile.open(fileobj=cast("BinaryIO", watched), mode="r|", tarinfo=_Header) as tar:
         for member in tar:
             path = PurePosixPath(member.name)
             if path == PurePosixPath("."):
@@ -364,9 +375,9 @@ def _tar_entries(stream: BinaryIO) -> Generator[Entry]:
                 yield Entry(path)
             else:
                 yield Entry(path, executable=bool(member.mode & 0o111), content=tar.extractfile(member))
-    while stream.read(CHUNK):  # a checksum of the compression comes last
+    while watched.read(CHUNK):  # a checksum of the compression comes last
         pass
-    if not kind.ended:
+    if not watched.is_end_mark():
         raise tarfile.ReadError("it ends before its end mark")
 
 

@@ -89,6 +89,7 @@ class Daemon:
         self._handle_signals()
         background = [asyncio.ensure_future(self._notifier.watchdog()), asyncio.ensure_future(functions.reap())]
         self._notifier.ready(self._status())
+        functions.on_count = lambda: self._notifier.status(self._status())
         log.info(
             "boesfsd %s serves %d functions on %s", __version__, len(functions.router.routes), self._about()["Listen"]
         )

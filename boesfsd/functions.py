@@ -43,6 +43,7 @@ class Functions(Slots):
         self.apps: dict[str, App] = {}
         self.on_app: Callable[[App, str], None] = lambda app, what: None
         self.on_function: Callable[[Function, str], None] = lambda function, what: None
+        self.on_count: Callable[[], None] = lambda: None
         self.states: dict[str, str] = {}
         self.landlock_abi = 0
         self._store = store
@@ -249,6 +250,7 @@ class Functions(Slots):
                 await self._withdraw(function, announce=False)
             raise
         self.on_function(function, "deployed")
+        self.on_count()
         if existing and existing.digest != function.digest:
             self.router.spawn(self._remove_code_later(existing))
 
@@ -329,6 +331,7 @@ class Functions(Slots):
         await self._remove_unused(function.digest)
         if announce:
             self.on_function(function, "removed")
+            self.on_count()
         return [("delete", "function", function.label), ("stop", "socket", units.socket_unit(function.id, 0))]
 
     async def stop(self, function_id: str) -> None:

@@ -14,6 +14,7 @@ from boesfsd.runtimes import Runtime
 from boesfsd.units import CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
 
 AGENT = Path("/usr/lib/boesfs/boesfs-agent")
+UNIT_FILES = Path("/run/systemd/units")
 RESOLVERS = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")
 
 
@@ -64,7 +65,8 @@ def write_drop_in(unit: str, text: str) -> bool:
 
 
 def remove_drop_ins(unit: str) -> None:
-    """Remove what we and SetUnitProperties wrote for a unit."""
+    """Remove what we and SetUnitProperties wrote for a unit, and the log fields that PID 1 leaves for journald."""
+    (UNIT_FILES / f"log-extra-fields:{unit}").unlink(missing_ok=True)
     for directory in (UNIT_DIR, CONTROL_DIR):
         shutil.rmtree(directory / f"{unit}.d", ignore_errors=True)
 

@@ -29,6 +29,8 @@ HOP_BY_HOP = frozenset(
      b"trailer", b"transfer-encoding", b"upgrade", b"expect", b"content-length")
 )  # fmt: skip
 
+UPGRADE = frozenset((b"upgrade", b"connection", b"http2-settings"))
+
 Header = tuple[bytes, bytes]
 
 
@@ -126,8 +128,8 @@ class Connection(asyncio.Protocol):
         self._fed = len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(501, b"protocol upgrades are not supported")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             if self._in_head and self._head_fed > HEAD_MAX:
                 self._refuse(431, TOO_LONG)
@@ -304,6 +306,10 @@ class Connection(asyncio.Protocol):
     def _refuse(self, status: int, message: bytes) -> None:
         if self._discarding:
             return
+        if self._handler and self._request_done:  # what follows the request does not harm its answer
+            self._discarding = True
+            self._keep_alive = False
+            return
         if self._handler or not self._transport:
             self.abort()
             return
@@ -312,6 +318,18 @@ class Connection(asyncio.Protocol):
         self.start_answer(status, [(b"Content-Type", b"application/json")], len(message) + 14)
         self.send_body(b'{"message":"%b"}' % message)
         self._finish()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """An offer of HTTP/2 (curl --http2, Java's client) may be ignored (RFC 9110, 7.8), but the parser stops at it:
+        another one is given the same head without the offer, and then the body."""
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(501, b"CONNECT is not supported")
+            return
+        headers = [header for header in self._headers if header[0] not in UPGRADE]
+        lines = [b"%b %b HTTP/1.1\r\n" % (method, self._url), *(b"%b: %b\r\n" % header for header in headers), b"\r\n"]
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join(lines) + rest)
 
     def _set_timer(self, seconds: float | None) -> None:
         if self._timer:

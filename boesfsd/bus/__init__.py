@@ -4,6 +4,7 @@
 import asyncio
 import dataclasses
 import os
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from boesfsd import __version__, options, units
 from boesfsd.bus.connection import Exported, Service, Variant
+from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
 from boesfsd.invoke import Route
 from boesfsd.model import App, Change, Function, Json, Ports
@@ -55,6 +57,8 @@ class ManagerObject:
         return function_path(function), _rows(changes)
 
     async def deploy_archive(self, app: str, name: str, archive: int, given: Json) -> tuple[str, list[list[str]]]:
+        if not stat.S_ISREG(os.fstat(archive).st_mode):
+            raise BoesError("InvalidArgs", "The archive's descriptor is no regular file")
         with os.fdopen(os.dup(archive), "rb") as file:
             function, changes = await self._functions.deploy_archive(app, name, file, given)
         return function_path(function), _rows(changes)

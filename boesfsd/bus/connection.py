@@ -203,10 +203,8 @@ class Service:
     # --- calls
 
     def _receive(self, message: Message) -> bool | None:
-        if message.message_type is MessageType.SIGNAL:
-            _close_descriptors(message)  # anyone may send us a signal with descriptors
-            return None
         if message.message_type is not MessageType.METHOD_CALL or message.interface == PEER:
+            _close_descriptors(message)  # anyone may send us a signal, or a ping, with descriptors
             return None
         task = asyncio.ensure_future(self._serve(message))
         self._tasks.add(task)

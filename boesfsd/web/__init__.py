@@ -5,7 +5,7 @@ import asyncio
 import socket
 
 from boesfsd.errors import BoesError
-from boesfsd.invoke import JSON_HEADER, Invocation, Router, error_body
+from boesfsd.invoke import JSON_HEADER, RETRY_AFTER, Invocation, Router, error_body
 from boesfsd.wire import Connection, Handler, Header, Request
 
 INVOKE = b"/invoke/"
@@ -59,6 +59,8 @@ class Server:
             headers: list[Header] = [JSON_HEADER, (b"Boesfs-Error", error.code.encode())]
             if error.kind.http == 405:
                 headers.append((b"Allow", b"POST"))
+            if error.kind.http == 503:
+                headers.append((b"Retry-After", RETRY_AFTER))
             connection.answer(error.kind.http, headers, error_body(error.message, error.hint))
             return _Answered()
 

@@ -87,6 +87,18 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @classmethod
+    def attach(cls, name: str, leader: int) -> "Machine":
+        """The machine NAME that another process has booted; LEADER is its first process. Whoever booted it stops it."""
+        machine = cls(name)
+        machine._leader = leader
+        return machine
+
+    @property
+    def leader(self) -> int:
+        """Its first process, by the host's numbers."""
+        return self._leader
+
     @property
     def root(self) -> Path:
         """Its root directory, from outside."""
