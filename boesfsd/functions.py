@@ -468,8 +468,13 @@ class Functions(Slots):
             self.states[unit.name] = unit.active
             if parsed[2] == "socket" and unit.active == "active":
                 listening.setdefault(parsed[0], set()).add(parsed[1])
-        wanted = {units.net_unit(f.id) for f in functions.values() if f.settings.network == "private"}
-        strays += [u.name for u in await self._systemd.list_units("boesfs-net@*") if u.name not in wanted]
+        wanted = {f.id for f in functions.values() if f.settings.network == "private"}
+        for unit in await self._systemd.list_units("boesfs-net@*"):
+            if unit.name not in map(units.net_unit, wanted):
+                strays.append(unit.name)
+        for function_id in host.network_namespaces() - wanted:
+            strays.append(units.net_unit(function_id))
+            await self._systemd.start(units.net_unit(function_id))  # of a function without a plan: removes
         slices = {app.slice for app in self.apps.values()}
         strays += [u.name for u in await self._systemd.list_units("boesfs-*.slice") if u.name not in slices]
         strays.sort(key=lambda name: not name.endswith(".socket"))  # a socket would start its service again
@@ -485,6 +490,9 @@ class Functions(Slots):
                 file.unlink()
         for file in STOPPED.iterdir():
             if file.name not in functions:
+                file.unlink()
+        for file in units.SOCKETS.iterdir():
+            if file.name.split(":")[0] not in functions:
                 file.unlink()
         for unit in host.drop_in_units():
             parsed = units.parse_unit(unit)

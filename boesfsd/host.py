@@ -9,7 +9,7 @@ from pathlib import Path
 
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
-from boesfsd.plan import OPTIONAL, Host
+from boesfsd.plan import NETNS, OPTIONAL, Host, netns
 from boesfsd.runtimes import Runtime
 from boesfsd.units import CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
 
@@ -69,6 +69,14 @@ def remove_drop_ins(unit: str) -> None:
     (UNIT_FILES / f"log-extra-fields:{unit}").unlink(missing_ok=True)
     for directory in (UNIT_DIR, CONTROL_DIR):
         shutil.rmtree(directory / f"{unit}.d", ignore_errors=True)
+
+
+def network_namespaces() -> set[str]:
+    """Ids of the functions that have a network namespace."""
+    prefix = netns("").name
+    if not NETNS.is_dir():
+        return set()
+    return {entry.name.removeprefix(prefix) for entry in os.scandir(NETNS) if entry.name.startswith(prefix)}
 
 
 def drop_in_units() -> set[str]:

@@ -56,21 +56,24 @@ def up(function_id: str, uid: int, first_uid: int) -> None:
         raise
 
 
-def down(function_id: str, uid: int) -> None:
-    """Remove all of it; what is not there is fine."""
-    with IPRoute() as here:
-        for index in here.link_lookup(ifname=host_link(uid)):
-            here.link("del", index=index)
+def down(function_id: str, uid: int | None) -> None:
+    """Remove all of it; what is not there is fine. Without a uid the veth goes with the namespace that it ends in."""
+    if uid is not None:
+        with IPRoute() as here:
+            for index in here.link_lookup(ifname=host_link(uid)):
+                here.link("del", index=index)
     path = namespace_path(function_id)
     if path.exists():
         netns.remove(path.name)
 
 
-def _uid_of(function_id: str) -> int:
-    for line in (PLANS / f"{function_id}.plan").read_text().splitlines():
-        if line.startswith("user\t"):
-            return int(line.split("\t")[1])
-    raise SystemExit(f"boesfs-net: the plan of {function_id} names no user")
+def _uid_of(function_id: str) -> int | None:
+    """From the function's plan; None when the function is gone."""
+    try:
+        lines = (PLANS / f"{function_id}.plan").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return next((int(line.split("\t")[1]) for line in lines if line.startswith("user\t")), None)
 
 
 def main() -> None:
@@ -80,7 +83,7 @@ def main() -> None:
         raise SystemExit("boesfs-net: bad function id")
     try:
         uid = _uid_of(function_id)
-        if verb == "up":
+        if verb == "up" and uid is not None:
             up(function_id, uid, config.load().uid_range[0])
         else:
             down(function_id, uid)
