@@ -99,7 +99,9 @@ demo: host-packages
 	@$(PYTHON) tests/appliance/demo.py
 
 # Levels: unit (pure parts and adapters with the real things they own), appliance (real systemd).
-test: unit appliance-test
+test:
+	@tests/stage.sh unit 5 $(MAKE) --no-print-directory unit
+	@tests/stage.sh appliance 20 $(MAKE) --no-print-directory appliance-test
 unit: all $(VENV)/.done
 	$(VENV)/bin/python -m pytest tests/unit -n 2 --durations 5
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documents say what the code says: every key, default, error and member is there, and the examples are right."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from boesfsd import config, errors, manifest, options
+from boesfsd.bus.connection import read_xml
+
+TOP = Path(__file__).resolve().parents[2]
+MAN = TOP / "docs/man"
+
+
+def page(name: str) -> str:
+    """A man page as plain text: without the backslashes of roff."""
+    return (MAN / name).read_text().replace("\\-", "-")
+
+
+@pytest.mark.parametrize("option", options.TABLE.values(), ids=lambda option: option.key)
+def test_every_option_is_described_with_its_default(option: options.Option) -> None:
+    entry = re.search(rf"\.TP\n\.B {re.escape(option.key)}\n((?:(?!\.TP|\.SH).*\n)+)", page("boesfs-function.5"))
+    assert entry
+    assert option.meaning.replace("…", "...") in entry[1]
+    assert f"Default: {option.default}." in entry[1]
+
+
+@pytest.mark.parametrize("key", config.KEYS)
+def test_every_setting_of_the_daemon_is_described_with_its_default(key: str) -> None:
+    entry = re.search(rf"\.TP\n\.B {re.escape(key)}\n((?:(?!\.TP|\.SH).*\n)+)", page("boesfsd.conf.5"))
+    assert entry
+    written = re.search(r"Default: (\S+)\.\n", entry[1])
+    assert written
+    field = key.replace("-", "_")
+    assert config.KEYS[key](written[1]) == getattr(config.Config(), field)
+
+
+def test_the_commented_defaults_of_boesfsd_conf_are_the_defaults(tmp_path: Path) -> None:
+    text = (TOP / "etc/boesfsd.conf").read_text()
+    (tmp_path / "boesfsd.conf").write_text(re.sub(r"^#(?=[a-z-]+ = )", "", text, flags=re.MULTILINE))
+    assert config.load(tmp_path) == config.Config()
+    keys = re.findall(r"^#([a-z-]+) = ", text, flags=re.MULTILINE)
+    assert {key.replace("-", "_") for key in keys} == {field.name for field in dataclasses.fields(config.Config)}
+
+
+@pytest.mark.parametrize("kind", errors.TABLE.values(), ids=lambda kind: kind.name)
+def test_every_error_is_described(kind: errors.Kind) -> None:
+    assert f".B {kind.name}\nHTTP {kind.http}, exit status {kind.exit}: {kind.when}." in page("boesfsd.8")
+
+
+def test_every_member_on_the_bus_is_described() -> None:
+    text = page("boesfsd.8")
+    for interface in read_xml().values():
+        assert f".SS {interface.name}\n" in text
+        for name in interface.methods:
+            assert f".B {name}(" in text, name
+        for name, kind in interface.properties.items():
+            assert f".B property {name} ({kind})" in text, name
+        for name in interface.signals:
+            assert f".B signal {name}(" in text, name
+
+
+def test_the_example_of_the_man_page_is_a_manifest() -> None:
+    example = re.search(r"\.SH EXAMPLE\n\.nf\n(.*?)\.fi", page("boesfs-function.5"), re.DOTALL)
+    assert example
+    found = manifest.settings(manifest.parse(example[1]), {})
+    assert (found.memory, found.timeout, found.tmp_size, found.config) == (64, 10, 16, {"GREETING": "Hello"})
+
+
+def test_the_examples_are_manifests() -> None:
+    for file in (TOP / "examples").glob("*/func.yaml"):
+        assert manifest.settings(manifest.read(file), {}).runtime
+
+
+def test_every_path_that_the_documents_name_in_the_tree_is_there() -> None:
+    for file in [TOP / "README.md", *(TOP / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name}: {target}"
