@@ -3,6 +3,7 @@
 call to an instance. Bodies stream in both directions; a full buffer on one side pauses reading on the other."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Iterable
 from typing import Protocol, cast
@@ -30,6 +31,9 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 
 UPGRADE = frozenset((b"upgrade", b"connection", b"http2-settings"))
+
+NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 Header = tuple[bytes, bytes]
 
@@ -184,6 +188,9 @@ class Connection(asyncio.Protocol):
             return
         if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self._headers):
             self._refuse(400, b"unknown transfer coding")
+            return
+        if any(not NAME.fullmatch(name) or CONTROL.search(value) for name, value in self._headers):
+            self._refuse(400, b"malformed HTTP request")  # httptools 0.1 lets these pass
             return
         request = Request(self._parser.get_method(), self._url, self._headers)
         self._bodiless = request.method == b"HEAD"
