@@ -14,6 +14,7 @@ HEAD_MAX = 64 << 10
 HEAD_TIMEOUT = 10.0
 KEEP_ALIVE = 75.0
 LINGER = 1.0
+LAST_CHANCE = 0.5
 TOO_LONG = b"request head over 64 KiB"
 SMALL_BODY = 64 << 10
 SEND_BUFFER = 64 << 10
@@ -101,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[Header] = []
         self._request_done = self._answer_done = self._keep_alive = self._closing = self._discarding = False
-        self._chunked = self._http10 = self._small = False
+        self._chunked = self._http10 = self._small = self._served = False
         self._timer: asyncio.TimerHandle | None = None
         self.writable = True
 
@@ -257,7 +258,7 @@ class Connection(asyncio.Protocol):
         """The answer is complete."""
         if self._transport and self._chunked and not self._bodiless:
             self._transport.write(b"0\r\n\r\n")
-        self._answer_done = True
+        self._answer_done = self._served = True
         if self._handler:
             self._finish()
 
@@ -273,11 +274,14 @@ class Connection(asyncio.Protocol):
         self.end_answer()
 
     def shut_down(self) -> None:
-        """Close after the answer that is being sent, or now when there is none."""
+        """Close after the answer that is being sent, or now; a connection that has had none yet may have a request on
+        its way, which is still answered."""
         self._closing = True
         self._keep_alive = False
-        if not self._handler and self._transport:
+        if self._served and not self._handler and self._transport:
             self._transport.close()
+        elif not self._handler:
+            self._set_timer(LAST_CHANCE)
 
     # --- inside
 
@@ -286,7 +290,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport and self._small and not self._request_done and not self._discarding:
             transport.resume_reading()  # the rest of a small body is not worth a new connection
-            self._set_timer(HEAD_TIMEOUT)
+            self._set_timer(LINGER)
             return
         self._drop_handler(answered=True)
         if not transport:

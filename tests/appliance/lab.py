@@ -8,7 +8,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,7 +98,7 @@ class Bus:
     def __init__(self, machine: Machine, user: str = "") -> None:
         (machine.root / "srv").mkdir(exist_ok=True)
         (machine.root / "srv/bus_client.py").write_bytes(CLIENT.read_bytes())
-        runner = ["runuser", "-u", user, "--"] if user else []
+        runner = as_user(user) if user else []
         self._process = subprocess.Popen(
             machine.enter(*runner, "python3", "-I", "/srv/bus_client.py"),
             stdin=subprocess.PIPE,
@@ -480,7 +480,7 @@ class Lab:
 
     def python(self, script: str, *arguments: str, user: str = "", timeout: float = 60) -> str:
         """Run SCRIPT with python3 inside; what it printed."""
-        runner: Sequence[str] = ["runuser", "-u", user, "--"] if user else []
+        runner = as_user(user) if user else []
         return self.machine.run(*runner, "python3", "-c", script, *arguments, timeout=timeout).stdout
 
 
@@ -512,6 +512,11 @@ def _busctl_value(value: Any) -> list[str]:
         return ["a{ss}", str(len(value)), *(word for pair in value.items() for word in pair)]
     pairs = [[key, str(len(numbers)), *map(str, numbers)] for key, numbers in value.items()]
     return ["a{sai}", str(len(value)), *(word for pair in pairs for word in pair)]
+
+
+def as_user(name: str) -> list[str]:
+    """Words before a command that it is run by. Not runuser: PAM writes to the journal, which may be busy."""
+    return ["setpriv", f"--reuid={name}", f"--regid={'nogroup' if name == 'nobody' else name}", "--clear-groups", "--"]
 
 
 def machine_name(what: str) -> str:

@@ -92,7 +92,7 @@ def test_http_requests_wait_through_a_restart(own: Lab, function: Deployed) -> N
     own.machine.run("systemctl", "restart", "boesfsd")
     done.set()
     thread.join()
-    assert {answer.text for answer in answers} == {"hello"}
+    assert [answer for answer in answers if answer.text != "hello"] == []
 
 
 def test_a_call_in_progress_is_answered_before_a_restart_ends(own: Lab) -> None:

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from lab import HELLO, Deployed
+from lab import HELLO, Deployed, as_user
 
 Deploy = Callable[..., Deployed]
 
@@ -72,7 +72,7 @@ def test_the_socket_has_a_name_by_app_and_function(deploy: Deploy) -> None:
 def test_a_user_outside_the_group_may_not_call_the_socket(deploy: Deploy) -> None:
     function = deploy(HELLO)
     refused = function.lab.machine.run(
-        *("runuser", "-u", "nobody", "--", "curl", "-sS", "--unix-socket", function.socket, "http://function/call"),
+        *(*as_user("nobody"), "curl", "-sS", "--unix-socket", function.socket, "http://function/call"),
         check=False,
     )
     assert refused.returncode == 7
