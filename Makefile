@@ -114,9 +114,14 @@ lint: $(VENV)/.done
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# The floors with ten times the rounds: about half an hour.
+soak: all $(VENV)/.done
+	BOESFS_SOAK=10 $(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
+
 bench: host-packages $(VENV)/.done
 	@dpkg-query -W -f '' docker.io crun runc 2>/dev/null || apt-get install -y -qq --no-install-recommends docker.io crun runc
 	$(VENV)/bin/python tests/bench/host.py
+	$(VENV)/bin/python tests/bench/dropins.py
 
 clean:
 	rm -rf $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/syscall_names.h $(BUILD)/seccomp-profile $(BUILD)/fdk-*

@@ -109,7 +109,16 @@ void stream_init(struct stream *stream, int fd)
 {
 	stream->fd = fd;
 	stream->len = 0;
+	*stream->last = 0;
 	stream->line = malloc(LINE_MAX_BYTES);
+}
+
+static void end_line(struct stream *stream, struct journal *journal, uint64_t now_ms)
+{
+	if (stream->len)
+		snprintf(stream->last, sizeof stream->last, "%.*s", (int)stream->len, stream->line);
+	write_line(journal, stream->line, stream->len, now_ms);
+	stream->len = 0;
 }
 
 /* Add bytes to the line begun; a newline or a full buffer ends it. */
@@ -129,8 +138,7 @@ static void take_bytes(struct stream *stream, struct journal *journal, uint64_t 
 				data++;
 				len--;
 			}
-			write_line(journal, stream->line, stream->len, now_ms);
-			stream->len = 0;
+			end_line(stream, journal, now_ms);
 		}
 	}
 }
@@ -158,7 +166,6 @@ int stream_drain(struct stream *stream, struct journal *journal, uint64_t now_ms
 void stream_flush(struct stream *stream, struct journal *journal, uint64_t now_ms)
 {
 	if (stream->len)
-		write_line(journal, stream->line, stream->len, now_ms);
-	stream->len = 0;
+		end_line(stream, journal, now_ms);
 	report_dropped(journal, now_ms);
 }

@@ -11,7 +11,7 @@
 
 #include "plan.h"
 
-enum { LINE_MAX_BYTES = 48 << 10, CALL_ID_LEN = 26 };
+enum { LINE_MAX_BYTES = 48 << 10, CALL_ID_LEN = 26, LAST_BYTES = 200 };
 
 struct journal {
 	int fd;
@@ -27,6 +27,7 @@ struct stream {
 	int fd;
 	size_t len;
 	char *line;
+	char last[LAST_BYTES];	/* the last line that was not empty, cut short */
 };
 
 void journal_open(struct journal *journal, const struct plan *plan, uint64_t now_ms);

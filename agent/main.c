@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "journal.h"
+#include "notify.h"
 #include "plan.h"
 #include "relay.h"
 #include "sandbox.h"
@@ -15,39 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <syslog.h>
 #include <unistd.h>
 
 static const char plan_dir[] = "/run/boesfs/plan";
-static int notify_fd = -1;
-
-/* sd_notify(3), over a socket that is opened while we may. */
-static void open_notify(void)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	const char *path = getenv("NOTIFY_SOCKET");
-	size_t len = path ? strlen(path) : 0;
-
-	if (!len || len >= sizeof address.sun_path)
-		return;
-	memcpy(address.sun_path, path, len);
-	if (*path == '@')
-		address.sun_path[0] = 0;
-	notify_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (notify_fd >= 0 && connect(notify_fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + len)) {
-		close(notify_fd);
-		notify_fd = -1;
-	}
-}
-
-void notify_systemd(const char *state)
-{
-	if (notify_fd >= 0)
-		send(notify_fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT);
-}
 
 /* The supervisor needs no rights any more: it takes the function's uid, from outside the sandbox. */
 static int give_up_privileges(uid_t uid)
@@ -89,7 +62,7 @@ static int run(const char *instance)
 	if (strchr(instance, '/') || plan_read(&plan, file))
 		return refuse(strchr(instance, '/') ? "bad instance name" : plan.error);
 	journal_open(&journal, &plan, monotonic_ms());
-	open_notify();
+	notify_open();
 	if (sandbox_start(&sandbox, &plan, error, sizeof error)) {
 		journal_say(&journal, LOG_ERR, "The sandbox could not be made: %s", error);
 		return refuse(error);

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "relay.h"
 #include "http.h"
+#include "notify.h"
 #include "syscall_names.h"
 
 #include <errno.h>
@@ -796,16 +797,29 @@ static const char init_failed[] =
 static const char init_timed_out[] =
 	"Container initialization timed out, please ensure you are using the latest fdk and check the logs";
 
+/* How it ended and, since that is mostly the exception, the last line on its standard error. */
+static void describe_failed_start(struct supervisor *s, char *text, size_t size)
+{
+	const char *said = s->streams[1].last;
+	char end[160];
+
+	drain_output(s, DRAIN_BYTES);
+	stream_flush(&s->streams[1], s->journal, s->now_ms);
+	describe_end(s, end, sizeof end);
+	snprintf(text, size, "%s%s%s", *s->failure ? s->failure : end, *said ? ": " : "", said);
+}
+
 static void sandbox_ended(struct supervisor *s)
 {
-	char detail[160];
+	char detail[512];
 
 	s->gone = true;
 	while (s->sandbox->report_fd >= 0 && read_report(s))
 		;
 	describe_end(s, detail, sizeof detail);
 	if (s->state == STARTING) {
-		fail_start(s, 502, init_failed, *s->failure ? s->failure : detail);
+		describe_failed_start(s, detail, sizeof detail);
+		fail_start(s, 502, init_failed, detail);
 	} else if (!s->caller) {
 		drain_output(s, BUFFER);
 		journal_say(s->journal, LOG_ERR, "The function ended between calls: %s", detail);

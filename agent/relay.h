@@ -17,6 +17,5 @@ int supervise(const struct plan *plan, struct sandbox *sandbox, struct journal *
 /* No instance could be made: answer who waits, with STATUS, MESSAGE and DETAIL. Returns the exit status. */
 int refuse_waiting(int status, const char *message, const char *detail);
 uint64_t monotonic_ms(void);
-void notify_systemd(const char *state);
 
 #endif

@@ -7,13 +7,12 @@ import asyncio
 import dataclasses
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from boesfsd import host, manifest, plan, units
+from boesfsd import host, manifest, plan, strays, units
 from boesfsd.bundle import Bundles, Staged
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
@@ -26,7 +25,6 @@ from boesfsd.systemd import Systemd
 
 log = logging.getLogger(__name__)
 
-STOPPED = units.RUN / "stopped"
 REAP_INTERVAL = 5.0
 HEAL_DELAYS = (0.1, 1.0, 5.0, 30.0)
 PARALLEL_STARTS = 64
@@ -270,7 +268,7 @@ class Functions(Slots):
         elif existing:
             await self._replace(route, existing, function)
         route.stopped = False
-        (STOPPED / function.id).unlink(missing_ok=True)
+        (units.STOPPED / function.id).unlink(missing_ok=True)
         if 0 not in route.open and existing:
             await self.open_slot(function, 0)
             self.router.put(function, {0})
@@ -323,7 +321,7 @@ class Functions(Slots):
         if function.settings.network == "private":
             await self._systemd.stop(units.net_unit(function.id))
         plan.path(function.id).unlink(missing_ok=True)
-        (STOPPED / function.id).unlink(missing_ok=True)
+        (units.STOPPED / function.id).unlink(missing_ok=True)
         link = units.BY_NAME / function.app.name / function.name
         link.unlink(missing_ok=True)
         if link.parent.is_dir() and not any(link.parent.iterdir()):
@@ -338,7 +336,7 @@ class Functions(Slots):
         """End all instances and close the sockets until Start, Deploy or the next boot."""
         async with self._lock:
             route = self.route(function_id)
-            (STOPPED / function_id).touch()
+            (units.STOPPED / function_id).touch()
             route.stopped = True
             self.router.end_calls(route, BoesError("Stopped", "The function was stopped"))
             for number in list(route.open):
@@ -351,7 +349,7 @@ class Functions(Slots):
         """Listen again after Stop; an idle function stays idle."""
         async with self._lock:
             route = self.route(function_id)
-            (STOPPED / function_id).unlink(missing_ok=True)
+            (units.STOPPED / function_id).unlink(missing_ok=True)
             route.stopped = False
             if 0 not in route.open:
                 await self.open_slot(route.function, 0)
@@ -441,70 +439,17 @@ class Functions(Slots):
         async with self._lock:
             self.landlock_abi = int((await host.features()).get("landlock", "0"))
             plan.PLANS.mkdir(mode=0o700, exist_ok=True)  # they hold the configuration of functions
-            for directory in (units.SOCKETS, units.BY_NAME, STOPPED, units.RUN / "root"):
+            for directory in (units.SOCKETS, units.BY_NAME, units.STOPPED, units.RUN / "root"):
                 directory.mkdir(exist_ok=True)
             self.apps = {app.name: app for app in await self._store.apps()}
             functions = {function.id: function for function in await self._store.functions()}
-            listening = await self._stop_strays(functions)
-            self._remove_stray_files(functions)
+            self.states = await strays.stop(self._systemd, self.apps, functions)
+            strays.remove_files(self.apps, functions)
             broken = self._render_all(functions)
             digests = {function.digest for function in functions.values()}
             for digest in await asyncio.to_thread(self._bundles.sweep, digests):
                 log.info("Removed code %s, which no function uses", digest)
-            await self._listen(functions, listening, broken)
-
-    async def _stop_strays(self, functions: dict[str, Function]) -> dict[str, set[int]]:
-        """Stop what belongs to no function; which slots of the others listen."""
-        listening: dict[str, set[int]] = {}
-        strays: list[str] = []
-        for unit in await self._systemd.list_units(units.PATTERN):
-            parsed = units.parse_unit(unit.name)
-            if parsed is None:
-                continue
-            function = functions.get(parsed[0])
-            if function is None or parsed[1] >= function.settings.concurrency:
-                strays.append(unit.name)
-                continue
-            self.states[unit.name] = unit.active
-            if parsed[2] == "socket" and unit.active == "active":
-                listening.setdefault(parsed[0], set()).add(parsed[1])
-        wanted = {f.id for f in functions.values() if f.settings.network == "private"}
-        for unit in await self._systemd.list_units("boesfs-net@*"):
-            if unit.name not in map(units.net_unit, wanted):
-                strays.append(unit.name)
-        for function_id in host.network_namespaces() - wanted:
-            strays.append(units.net_unit(function_id))
-            await self._systemd.start(units.net_unit(function_id))  # of a function without a plan: removes
-        slices = {app.slice for app in self.apps.values()}
-        strays += [u.name for u in await self._systemd.list_units("boesfs-*.slice") if u.name not in slices]
-        strays.sort(key=lambda name: not name.endswith(".socket"))  # a socket would start its service again
-        for name in strays:
-            log.info("Stopping %s, which belongs to no function", name)
-            await self._systemd.stop(name)
-            host.remove_drop_ins(name)
-        return listening
-
-    def _remove_stray_files(self, functions: dict[str, Function]) -> None:
-        for file in plan.PLANS.iterdir():
-            if file.name.removesuffix(".plan") not in functions:
-                file.unlink()
-        for file in STOPPED.iterdir():
-            if file.name not in functions:
-                file.unlink()
-        for file in units.SOCKETS.iterdir():
-            if file.name.split(":")[0] not in functions:
-                file.unlink()
-        for unit in host.drop_in_units():
-            parsed = units.parse_unit(unit)
-            if parsed and parsed[0] not in functions:
-                host.remove_drop_ins(unit)
-        labels = {function.label for function in functions.values()}
-        for directory in units.BY_NAME.iterdir():
-            for link in directory.iterdir():
-                if f"{directory.name}/{link.name}" not in labels:
-                    link.unlink()
-            if directory.name not in self.apps:
-                shutil.rmtree(directory, ignore_errors=True)
+            await self._listen(functions, broken)
 
     def _render_all(self, functions: dict[str, Function]) -> dict[str, str]:
         """Plans of all functions; by id, why one could not be rendered."""
@@ -517,15 +462,14 @@ class Functions(Slots):
                 broken[function.id] = str(error)
         return broken
 
-    async def _listen(
-        self, functions: dict[str, Function], listening: dict[str, set[int]], broken: dict[str, str]
-    ) -> None:
+    async def _listen(self, functions: dict[str, Function], broken: dict[str, str]) -> None:
+        listening = units.listening(self.states)
         limit = asyncio.Semaphore(PARALLEL_STARTS)
         slots: list[Function] = []
         for index, function in enumerate(functions.values()):
             open_slots = listening.get(function.id, set())
             route = self.router.put(function, open_slots)
-            route.stopped = (STOPPED / function.id).exists()
+            route.stopped = (units.STOPPED / function.id).exists()
             route.last_error = broken.get(function.id, "")
             if (
                 0 not in open_slots

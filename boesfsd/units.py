@@ -11,6 +11,7 @@ from boesfsd.options import MIB, parse_cpuset
 RUN = Path("/run/boesfs")
 SOCKETS = RUN / "fn"
 BY_NAME = RUN / "by-name"
+STOPPED = RUN / "stopped"
 UNIT_DIR = Path("/run/systemd/system")
 CONTROL_DIR = Path("/run/systemd/system.control")
 DROP_IN = "10-boesfsd.conf"
@@ -71,6 +72,16 @@ def parse_unit(name: str) -> tuple[str, int, str] | None:
     if prefix != "boesfs-fn" or kind not in ("socket", "service") or not colon or not re.fullmatch("[0-9]{1,5}", slot):
         return None
     return function_id, int(slot), kind
+
+
+def listening(states: dict[str, str]) -> dict[str, set[int]]:
+    """Slots whose sockets are active, by function id, from the active states of units."""
+    found: dict[str, set[int]] = {}
+    for name, active in states.items():
+        parsed = parse_unit(name)
+        if parsed and parsed[2] == "socket" and active == "active":
+            found.setdefault(parsed[0], set()).add(parsed[1])
+    return found
 
 
 def socket_path(function_id: str, slot: int) -> Path:

@@ -2,6 +2,7 @@
 """The floors: many calls at once, calls around the idle time-out, kill -9 storms, a thousand functions."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from machine import Machine
 
 HERE = Path(__file__).parent
 CONCURRENCY = 4
-IDLE_FUNCTIONS, CALLS_EACH = 25, 20
+SCALE = int(os.environ.get("BOESFS_SOAK", "1"))  # make soak: the same, longer
+IDLE_FUNCTIONS, CALLS_EACH = 25, 20 * SCALE
 JITTER_MS = 60
-STORM_ROUNDS = 100
+STORM_ROUNDS = 100 * SCALE
 THOUSAND = 1000
 READY_AFTER_RESTART, READY_AFTER_BOOT = 2.0, 10.0
 SLEEPER = {
@@ -45,7 +47,7 @@ def own() -> Iterator[Lab]:
         yield lab
 
 
-def load(lab: Lab, *arguments: str, timeout: float = 300) -> dict[str, int]:
+def load(lab: Lab, *arguments: str, timeout: float = 300 * SCALE) -> dict[str, int]:
     """Run load.py inside."""
     result: dict[str, int] = json.loads(
         lab.machine.run("python3", "/opt/load/load.py", *arguments, timeout=timeout).stdout
@@ -91,7 +93,7 @@ def test_five_hundred_calls_around_the_idle_timeout_are_all_answered(own: Lab, w
 def test_a_hundred_kills_of_the_daemon_lose_nothing_and_leave_nothing(own: Lab) -> None:
     own.machine.run("systemctl", "start", "boesfsd")
     command = ["python3", "/opt/load/storm.py", str(STORM_ROUNDS), "/srv/sleeper"]
-    report = json.loads(own.machine.run(*command, timeout=900).stdout)
+    report = json.loads(own.machine.run(*command, timeout=900 * SCALE).stdout)
     assert report["faults"] == []
     assert report["orphans"] == []
     assert report["unanswered"] == []

@@ -24,7 +24,7 @@ RANKS = (
     {"errors", "model", "config"},
     {"options", "manifest", "units", "runtimes", "plan"},
     {"store", "bundle", "systemd", "network", "host", "notify", "wire"},
-    {"invoke", "functions"},
+    {"invoke", "functions", "strays"},
     {"bus", "web"},
     {"daemon"},
     {"__main__"},
