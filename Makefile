@@ -99,13 +99,13 @@ demo: host-packages
 	@$(PYTHON) tests/appliance/demo.py
 
 # Levels: unit (pure parts and adapters with the real things they own), appliance (real systemd).
-test:
+test: host-packages
 	@tests/stage.sh unit 5 $(MAKE) --no-print-directory unit
 	@tests/stage.sh appliance 20 $(MAKE) --no-print-directory appliance-test
-unit: all $(VENV)/.done
+unit: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/unit -n 2 --durations 5
 
-appliance-test: all $(VENV)/.done
+appliance-test: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/appliance -n 4 --dist loadgroup --durations 10 --ignore tests/appliance/test_floors.py
 	$(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
 
@@ -115,7 +115,7 @@ lint: $(VENV)/.done
 	$(VENV)/bin/mypy
 
 # The floors with ten times the rounds: about half an hour.
-soak: all $(VENV)/.done
+soak: $(VENV)/.done all
 	BOESFS_SOAK=10 $(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
 
 bench: host-packages $(VENV)/.done
