@@ -15,7 +15,7 @@ LIB := $(DESTDIR)/usr/lib/boesfs
 AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
-.PHONY: all help host-packages venv install demo test unit lint appliance-test bench soak clean
+.PHONY: all help host-packages venv install demo test unit lint appliance-test vm-test bench soak clean
 all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf
 
 help:
@@ -31,7 +31,7 @@ $(BUILD):
 # What building, the appliance and the tests need on a Debian machine. dpkg is asked first: it is quick.
 HOST_PACKAGES := gcc libc6-dev libseccomp-dev make mmdebstrap systemd-container curl rsync python3-venv python3-pip \
 	python3-aiosqlite python3-dbus-next python3-httptools python3-jsonschema python3-pyroute2 python3-pystemd \
-	python3-sdnotify python3-uvloop python3-yaml zstd libxml2-utils dbus
+	python3-sdnotify python3-uvloop python3-yaml zstd e2fsprogs
 host-packages:
 	@missing=$$(for p in $(HOST_PACKAGES); do dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "Installing" $$missing; \
@@ -98,16 +98,21 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 demo: host-packages
 	@$(PYTHON) tests/appliance/demo.py
 
-# Levels: unit (pure parts and adapters with the real things they own), appliance (real systemd).
+# Levels: unit (pure parts and adapters with the real things they own), appliance (real systemd), vm (a kernel of its
+# own, for limits).
 test: host-packages
 	@tests/stage.sh unit 5 $(MAKE) --no-print-directory unit
 	@tests/stage.sh appliance 20 $(MAKE) --no-print-directory appliance-test
+	@tests/stage.sh vm 10 $(MAKE) --no-print-directory vm-test
 unit: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/unit -n 2 --durations 5
 
 appliance-test: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/appliance -n 4 --dist loadgroup --durations 10 --ignore tests/appliance/test_floors.py
 	$(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
+
+vm-test: $(VENV)/.done all
+	$(VENV)/bin/python -m pytest tests/vm --durations 3
 
 lint: $(VENV)/.done
 	$(VENV)/bin/ruff check .

@@ -132,13 +132,6 @@ def probe(lab: Lab) -> Iterator[Deployed]:
     lab.bus.call(ROOT, MANAGER, "RemoveApp", "s", app)
 
 
-@pytest.fixture
-def memory_controller(lab: Lab) -> None:
-    """Skips where the machine under the appliance keeps its controllers for cgroup v1."""
-    if "memory" not in lab.machine.shell("cat /sys/fs/cgroup/cgroup.controllers"):
-        pytest.skip("this machine has no memory controller in cgroup v2")
-
-
 @pytest.fixture(scope="session")
 def mebibyte() -> bytes:
     """Bytes that do not repeat within a page."""
