@@ -9,7 +9,6 @@ from lab import HELLO, PROBE, Deployed, Lab, wait_for
 Deploy = Callable[..., Deployed]
 INIT_FAILED = "Container failed to initialize, please ensure you are using the latest fdk and check the logs"
 INIT_TIMED_OUT = "Container initialization timed out, please ensure you are using the latest fdk and check the logs"
-needs_memory = pytest.mark.usefixtures("memory_controller")
 OWN = "schema_version: 20180708\nruntime: python\nentrypoint: /function/main\n"
 
 
@@ -131,23 +130,6 @@ def test_a_crash_between_calls_is_noticed_and_the_next_call_is_answered(deploy: 
     assert function.probe(code) == 1
     assert function.await_line("ended between calls")
     assert function.probe("result = 2") == 2
-
-
-@needs_memory
-def test_eating_memory_ends_in_502_out_of_memory(deploy: Deploy) -> None:
-    function = deploy(PROBE, memory=64)
-    answer = function.call("result = len(bytearray(1 << 30))")
-    assert answer.status == 502
-    assert "memory" in answer.json["detail"]
-    assert function.probe("result = 1") == 1
-
-
-@needs_memory
-def test_eating_memory_in_tmp_counts_too(deploy: Deploy) -> None:
-    function = deploy(PROBE, memory=64, tmp_size=512)
-    answer = function.call("open('/tmp/x', 'wb').write(bytes(1 << 20) * 200); result = 1")
-    assert answer.status == 502
-    assert function.probe("result = 1") == 1
 
 
 def test_killing_the_agent_from_outside_is_502_and_the_next_call_is_answered(lab: Lab, deploy: Deploy) -> None:

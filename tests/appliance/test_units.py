@@ -3,7 +3,6 @@
 
 from collections.abc import Callable
 
-import pytest
 from lab import HELLO, PROBE, Deployed, Lab, wait_for
 
 Deploy = Callable[..., Deployed]
@@ -41,15 +40,6 @@ def test_limits_are_effective_without_a_daemon_reload(lab: Lab, deploy: Deploy) 
         "NeedDaemonReload": "no", "MemorySwapMax": "0",
     }  # fmt: skip
     assert lab.machine.shell("journalctl -q -o cat _PID=1").count("Reloading") == reloads
-
-
-@pytest.mark.usefixtures("memory_controller")
-def test_limits_reach_the_kernel(lab: Lab, deploy: Deploy) -> None:
-    function = deploy(HELLO, memory=77, tasks=33, cpu=0.5)
-    function.call(b"x")
-    group = f"/sys/fs/cgroup{lab.show(function.unit(), 'ControlGroup')['ControlGroup']}"
-    found = lab.machine.shell(f"cd {group}; cat memory.max pids.max cpu.max").split()
-    assert found == [str(77 << 20), "35", "50000", "100000"]
 
 
 def test_the_drop_in_is_the_one_that_systemd_has_loaded(lab: Lab, deploy: Deploy) -> None:
