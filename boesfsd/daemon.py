@@ -82,7 +82,7 @@ class Daemon:
         functions = self._functions = Functions(store, bundles, systemd, settings, self._runtimes)
         bus = Bus(functions, self._about, self._check)
         server = Server(functions.router)
-        await systemd.connect(functions.unit_changed)
+        await systemd.connect(functions.unit_changed, self._bus_lost)
         await functions.reconcile()
         await bus.connect(self._bus_lost)
         await server.listen(self._sockets)
@@ -110,10 +110,11 @@ class Daemon:
         loop.add_signal_handler(signal.SIGINT, self._done.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
-    def _bus_lost(self) -> None:
-        self._failure = "the connection to the system bus is gone"
-        log.error("%s", self._failure)
-        self._done.set()
+    def _bus_lost(self, reason: str = "the connection to the system bus is gone") -> None:
+        if not self._done.is_set():
+            self._failure = reason
+            log.error("%s", reason)
+            self._done.set()
 
     def _reload(self) -> None:
         """SIGHUP: a file that cannot be used leaves the settings as they are."""

@@ -27,6 +27,7 @@ UNIT = b"org.freedesktop.systemd1.Unit"
 PROPERTIES = b"org.freedesktop.DBus.Properties"
 JOB_TIMEOUT = 30.0
 SIGNAL_POLL = 0.5
+SIGNALS_AT_ONCE = 1000
 LENGTH = struct.Struct("=I")
 WORKER = "import sys; sys.path[:] = sys.argv[1:]; from boesfsd.systemd import work; work()"
 
@@ -162,11 +163,14 @@ class Systemd:
         self._jobs: dict[str, asyncio.Future[str]] = {}
         self._early: dict[str, str] = {}
         self._on_change: Callable[[str, str, str], None] = lambda unit, active, sub: None
+        self._on_lost: Callable[[str], None] = lambda reason: None
         self._poll: asyncio.TimerHandle | None = None
 
-    async def connect(self, on_change: Callable[[str, str, str], None]) -> None:
-        """Subscribe. ON_CHANGE(unit, active, sub) is called on the loop for each change of a unit of ours."""
+    async def connect(self, on_change: Callable[[str, str, str], None], on_lost: Callable[[str], None]) -> None:
+        """Subscribe. ON_CHANGE(unit, active, sub) is called on the loop for each change of a unit of ours,
+        ON_LOST(reason) when there will be no more."""
         self._on_change = on_change
+        self._on_lost = on_lost
         loop = asyncio.get_running_loop()
         self._signals.open()
         # pystemd writes an attribute on the callback and keeps no reference: plain functions, kept here
@@ -194,13 +198,19 @@ class Systemd:
         self._poll = asyncio.get_running_loop().call_later(SIGNAL_POLL, self._read_and_again)
 
     def _read_and_again(self) -> None:
-        self._read_signals()
         self._read_later()
+        self._read_signals()
 
     def _read_signals(self) -> None:
         empty = 0
-        while empty < 2:
-            empty = empty + 1 if self._signals.process().is_empty() else 0
+        try:
+            for _ in range(SIGNALS_AT_ONCE):
+                empty = empty + 1 if self._signals.process().is_empty() else 0
+                if empty == 2:
+                    return
+        except dbusexc.DBusBaseError as error:  # the bus is gone; its descriptor would stay readable for ever
+            asyncio.get_running_loop().remove_reader(self._signals.get_fd())
+            self._on_lost(f"no signals from PID 1 any more: {error.err_message}")
 
     def _changed(self, message: Any) -> None:
         path = message.get_path()

@@ -4,6 +4,7 @@ authorised, then run; every expected failure becomes a named error, every fault 
 come with a message are closed when it has been dealt with, whatever it was."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -159,7 +160,8 @@ class Service:
         """Give the name back, so that new calls wait for the next daemon; finish those that run; leave."""
         if not self._bus:
             return
-        await self._bus.release_name(name)
+        with contextlib.suppress(TimeoutError):  # a bus that is gone does not answer
+            await asyncio.wait_for(self._bus.release_name(name), patience)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience)
         bus, self._bus = self._bus, None
