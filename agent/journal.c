@@ -3,6 +3,7 @@
 #include "journal.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 static const char journal_socket[] = "/run/systemd/journal/socket";
-enum { BURST_SECONDS = 10, REPORT_MS = 1000, TOKEN_BYTES = 1024, READ_BYTES = 64 << 10 };
+enum { BURST_SECONDS = 10, REPORT_MS = 1000, WAIT_MS = 300, TOKEN_BYTES = 1024, READ_BYTES = 64 << 10 };
 
 void journal_open(struct journal *journal, const struct plan *plan, uint64_t now_ms)
 {
@@ -55,6 +56,26 @@ static int send_entry(struct journal *journal, int priority, const char *text, s
 	return sendmsg(journal->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
 }
 
+/* journald's queue is short: wait a little for it, but not for long in any second, since calls are waiting too. */
+static int send_line(struct journal *journal, const char *line, size_t len, uint64_t now_ms)
+{
+	struct pollfd room = {.fd = journal->fd, .events = POLLOUT};
+
+	while (send_entry(journal, LOG_INFO, line, len)) {
+		if (errno != EAGAIN)
+			return -1;
+		if (now_ms >= journal->window_ms + 1000) {
+			journal->window_ms = now_ms;
+			journal->waited_ms = 0;
+		}
+		if (journal->waited_ms >= WAIT_MS)
+			return -1;
+		journal->waited_ms += 1;
+		poll(&room, 1, 1);
+	}
+	return 0;
+}
+
 void journal_say(struct journal *journal, int priority, const char *format, ...)
 {
 	char text[1024];
@@ -75,13 +96,17 @@ static void report_dropped(struct journal *journal, uint64_t now_ms)
 	char text[128];
 	int len;
 
-	if (!journal->dropped)
+	if (!journal->dropped && !journal->lost)
 		return;
 	journal->reported_ms = now_ms;
-	len = snprintf(text, sizeof text, "%llu lines of output dropped: over log-rate (%llu a second)",
+	len = snprintf(text, sizeof text, "%llu lines of output dropped: over log_rate (%llu a second)",
 		       (unsigned long long)journal->dropped, (unsigned long long)journal->rate);
-	if (!send_entry(journal, LOG_WARNING, text, len))
+	if (journal->dropped && !send_entry(journal, LOG_WARNING, text, len))
 		journal->dropped = 0;
+	len = snprintf(text, sizeof text, "%llu lines of output dropped: journald took them too slowly",
+		       (unsigned long long)journal->lost);
+	if (journal->lost && !send_entry(journal, LOG_WARNING, text, len))
+		journal->lost = 0;
 }
 
 static void write_line(struct journal *journal, const char *line, size_t len, uint64_t now_ms)
@@ -99,8 +124,8 @@ static void write_line(struct journal *journal, const char *line, size_t len, ui
 	}
 	if (now_ms >= journal->reported_ms + REPORT_MS)
 		report_dropped(journal, now_ms);
-	if (send_entry(journal, LOG_INFO, line, len))
-		journal->dropped++;
+	if (send_line(journal, line, len, now_ms))
+		journal->lost++;
 	else
 		journal->tokens -= cost;
 }

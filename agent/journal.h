@@ -18,7 +18,9 @@ struct journal {
 	char *fields;		/* those that never change */
 	size_t fields_len;
 	uint64_t rate, tokens, filled_ms;
-	uint64_t dropped, reported_ms;
+	uint64_t dropped, lost, reported_ms;	/* over the rate; not taken by journald */
+	uint64_t window_ms;	/* in which we have waited for journald */
+	int waited_ms;
 	char call_id[CALL_ID_LEN + 1];	/* of the call being served, or "" */
 };
 

@@ -54,7 +54,7 @@ static int run(const char *instance)
 	char file[128], error[256];
 
 	if (!has_listener()) {
-		fprintf(stderr, "boesfs-agent: no listening socket: it is started by systemd, as boesfs-fn@%s.service\n", instance);
+		fprintf(stderr, "boesfs-agent: no listening socket; start boesfs-fn@%s.socket first, or call the function's Start method\n", instance);
 		return 2;
 	}
 	umask(022);

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from boesfsd import __version__, config, runtimes
+from boesfsd import __version__, config, host, runtimes
 from boesfsd.bundle import Bundles, Limits
 from boesfsd.bus import Bus
 from boesfsd.errors import BoesError
@@ -27,6 +27,7 @@ log = logging.getLogger("boesfsd")
 
 LISTEN_FDS_START = 3
 STOP_PATIENCE = 6.0
+CONTROLLERS_HINT = "boot with systemd.unified_cgroup_hierarchy=1 and no cgroup v1 controllers"
 PRIORITIES = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
@@ -40,7 +41,9 @@ class _JournalFormatter(logging.Formatter):
 
 def _log_to_journal() -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JournalFormatter("%(message)s"))
+    formatter = _JournalFormatter if "JOURNAL_STREAM" in os.environ else logging.Formatter
+    handler.setFormatter(formatter("%(message)s"))
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)  # its debugging is not ours
     logging.basicConfig(handlers=[handler], level=logging.INFO)
 
 
@@ -89,9 +92,14 @@ class Daemon:
         self._handle_signals()
         background = [asyncio.ensure_future(self._notifier.watchdog()), asyncio.ensure_future(functions.reap())]
         self._notifier.ready(self._status())
+        if missing := host.missing_controllers():
+            log.warning("Limits are not enforced for want of cgroup v2 controllers: %s", missing)
         functions.on_count = lambda: self._notifier.status(self._status())
         log.info(
-            "boesfsd %s serves %d functions on %s", __version__, len(functions.router.routes), self._about()["Listen"]
+            "boesfsd %s serves %d functions on %s",
+            __version__,
+            len(functions.router.routes),
+            ", ".join(self._addresses),
         )
         await self._done.wait()
         self._notifier.stopping()
@@ -152,7 +160,16 @@ class Daemon:
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
             if "cgroup2" in line
         )
+        missing = host.missing_controllers()
         return [
+            ("controllers", "ok", "Memory, CPU and task limits are enforced", "")
+            if not missing
+            else (
+                "controllers",
+                "error",
+                f"Not enforced for want of cgroup v2 controllers: {missing}",
+                CONTROLLERS_HINT,
+            ),
             ("landlock", "ok", f"Landlock ABI {abi}", "")
             if abi
             else (
@@ -191,7 +208,8 @@ def main() -> int:
     try:
         if arguments.check_config:
             config.load()
-            runtimes.load()
+            found = runtimes.load()
+            print(f"{config.CONF} can be used; runtimes: {', '.join(found) or 'none'}")
             return 0
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(Path(os.environ.get("STATE_DIRECTORY", "/var/lib/boesfsd"))))

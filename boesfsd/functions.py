@@ -112,7 +112,7 @@ class Functions(Slots):
         for state, meaning in (("active", "active"), ("activating", "starting"), ("reloading", "active")):
             if state in states:
                 return meaning
-        if self.states.get(units.socket_unit(route.function.id, 0)) == "failed":
+        if route.start_failed or self.states.get(units.socket_unit(route.function.id, 0)) == "failed":
             return "failed"
         return "idle"
 
@@ -380,7 +380,12 @@ class Functions(Slots):
             host.write_drop_in(unit, text)
         if self.states.get(socket) == "failed":
             await self._systemd.reset_failed(socket)
-        await self._systemd.start(socket)
+        try:
+            await self._systemd.start(socket)
+        except BoesError:
+            # PID 1 opens no socket whose service runs, as after systemctl stop of the socket alone
+            await self._systemd.stop(units.service_unit(function.id, number))
+            await self._systemd.start(socket)
 
     async def close_slot(self, function: Function, number: int) -> None:
         """Stop socket and instance, and forget their drop-ins."""

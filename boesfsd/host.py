@@ -14,6 +14,7 @@ from boesfsd.runtimes import Runtime
 from boesfsd.units import CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
 
 AGENT = Path("/usr/lib/boesfs/boesfs-agent")
+CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 UNIT_FILES = Path("/run/systemd/units")
 RESOLVERS = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")
 
@@ -69,6 +70,15 @@ def remove_drop_ins(unit: str) -> None:
     (UNIT_FILES / f"log-extra-fields:{unit}").unlink(missing_ok=True)
     for directory in (UNIT_DIR, CONTROL_DIR):
         shutil.rmtree(directory / f"{unit}.d", ignore_errors=True)
+
+
+def missing_controllers() -> str:
+    """Which cgroup v2 controllers that limits need are not there, as text; "" when all are."""
+    try:
+        there = CONTROLLERS.read_text().split()
+    except OSError:
+        there = []
+    return ", ".join(name for name in ("memory", "cpu", "pids", "cpuset") if name not in there)
 
 
 def network_namespaces() -> set[str]:

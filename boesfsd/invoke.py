@@ -62,6 +62,7 @@ class Route:
     counters: Counters = field(default_factory=Counters)
     last_error: str = ""
     stopped: bool = False
+    start_failed: bool = False
 
 
 class Slots:
@@ -250,6 +251,7 @@ class Invocation:
         self._queue_timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[Slot] | None = None
         route.calls[self.id] = self
+        log.debug("Call %s of %s begins", self.id, route.function.label)
         route.counters.calls += 1
         route.counters.last_call = int(time.time() * 1000)
         self._start()
@@ -338,7 +340,10 @@ class Invocation:
             return
         self._received += len(data)
         if self._received > self._router.max_request_size:
-            self.fail(BoesError("RequestTooLarge", "Request content too large"))
+            limit = self._router.max_request_size
+            self.fail(
+                BoesError("RequestTooLarge", "Request content too large", hint=f"max-request-size is {limit} bytes")
+            )
         elif self._call:
             self._call.send_body(data)
             if not self._call.writable:
@@ -409,6 +414,8 @@ class Invocation:
             return
         if self._reason:
             self._note_failure(self._reason, _message_of(bytes(self._failed_body or b"")))
+        else:
+            self._route.start_failed = False
         self._connection.end_answer()
         self._finish()
 
@@ -460,6 +467,7 @@ class Invocation:
     def _note_failure(self, reason: str, message: str) -> None:
         self._route.counters.errors += 1
         self._route.last_error = message
+        self._route.start_failed = reason in ("InitFailed", "InitTimeout")
         self._router.on_failure(self._route, self.id, reason, message)
 
     def _finish(self) -> None:

@@ -38,7 +38,7 @@ def _check_name(what: str, name: str, pattern: re.Pattern[str], allowed: str) ->
     if len(name) > NAME_MAX:
         raise BoesError("InvalidArgs", f"The {what} name has {len(name)} characters; {NAME_MAX} are allowed")
     if not pattern.fullmatch(name) or name in (".", ".."):
-        raise BoesError("InvalidArgs", f"{name!r} cannot name a {what}", hint=f"use {allowed}")
+        raise BoesError("InvalidArgs", f"{name!r} is no name for this ({what})", hint=f"use {allowed}")
     return name
 
 

@@ -114,8 +114,14 @@ class AppObject:
             await self._functions.stop(function.id)
 
     async def start(self) -> None:
+        failed = []
         for function in self._functions.of_app(self._app):
-            await self._functions.start(function.id)
+            try:
+                await self._functions.start(function.id)
+            except BoesError as error:
+                failed.append(f"{function.label}: {error}")
+        if failed:
+            raise BoesError("Failed", "; ".join(failed))
 
 
 class FunctionObject:

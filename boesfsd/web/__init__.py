@@ -73,11 +73,14 @@ class Server:
             raise BoesError("MethodNotAllowed", f"Method not allowed: {shown}")
         route = self._router.routes.get(path[len(INVOKE) :].decode("ascii", "replace"))
         if route is None:
-            raise BoesError("NoSuchFunction", "Fn not found")
+            raise BoesError(
+                "NoSuchFunction", "Fn not found", hint="the path is /invoke/ID, with the function's Id property"
+            )
         if route.stopped:
             raise BoesError("Stopped", "The function is stopped", hint="start it with its Start method")
         if request.length > self._router.max_request_size:
-            raise BoesError("RequestTooLarge", "Request content too large")
+            limit = self._router.max_request_size
+            raise BoesError("RequestTooLarge", "Request content too large", hint=f"max-request-size is {limit} bytes")
         if dict(request.headers).get(b"fn-invoke-type") == b"detached":
             raise BoesError("Unsupported", "Detach call functions are not supported on this server")
         return Invocation(self._router, route, connection, request)

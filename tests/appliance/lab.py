@@ -112,7 +112,7 @@ class Bus:
         self.signals: list[Signal] = []
         threading.Thread(target=self._read, daemon=True).start()
         with self._changed:
-            assert self._changed.wait_for(lambda: self._ready, 10), "no connection to the system bus"
+            assert self._changed.wait_for(lambda: self._ready, 40), "no connection to the system bus"
 
     def _read(self) -> None:
         assert self._process.stdout
