@@ -97,7 +97,9 @@ class Bus:
 
     def __init__(self, machine: Machine, user: str = "") -> None:
         (machine.root / "srv").mkdir(exist_ok=True)
-        (machine.root / "srv/bus_client.py").write_bytes(CLIENT.read_bytes())
+        part = machine.root / f"srv/bus_client.{os.getpid()}.{id(self)}"
+        part.write_bytes(CLIENT.read_bytes())
+        part.rename(machine.root / "srv/bus_client.py")  # at once: another worker may be starting it just now
         runner = as_user(user) if user else []
         self._process = subprocess.Popen(
             machine.enter(*runner, "python3", "-I", "/srv/bus_client.py"),

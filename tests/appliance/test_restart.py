@@ -260,7 +260,9 @@ def test_a_reload_reads_the_log_level_again(own: Lab) -> None:
     ],
 )
 def test_a_broken_file_names_file_line_and_key_and_leaves_the_settings(own: Lab, line: str, parts: list[str]) -> None:
-    own.machine.shell(f"printf '# a comment\\n{line}\\n' > {CONF}; systemctl reload boesfsd")
+    own.machine.shell(f"printf '# a comment\\n{line}\\n' > {CONF}")
+    assert own.machine.run("systemctl", "reload", "boesfsd", check=False).returncode != 0
+    own.machine.run("systemctl", "kill", "--kill-whom=main", "-s", "HUP", "boesfsd")  # past the check of the unit
     wait_for(lambda: "not reloaded" in own.show("boesfsd.service", "StatusText")["StatusText"])
     status = own.show("boesfsd.service", "StatusText")["StatusText"]
     for part in (CONF, *parts):
@@ -270,6 +272,23 @@ def test_a_broken_file_names_file_line_and_key_and_leaves_the_settings(own: Lab,
     assert out.returncode == 78
     for part in (CONF, *parts):
         assert part in out.stderr
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_broken_file_at_start_ends_boesfsd_and_its_http_socket_but_no_function(own: Lab, function: Deployed) -> None:
+    own.machine.shell(f"echo 'colour = red' > {CONF}")
+    own.machine.run("systemctl", "restart", "boesfsd", check=False)
+    curl = own.curl(f"{HTTP}/invoke/x", "-X", "POST", "--max-time", "5")
+    assert curl.exit != 0  # refused or reset, not waiting for ever
+    shown = wait_for(
+        lambda: own.show("boesfsd.service", "ActiveState", "ExecMainStatus"),
+        until=lambda show: show["ActiveState"] == "failed",
+    )
+    assert shown["ExecMainStatus"] == "78"
+    wait_for(lambda: own.show("boesfsd.socket", "ActiveState")["ActiveState"] == "inactive")
+    assert function.direct(b"x").text == "hello"
+    own.machine.shell(f"rm {CONF}; systemctl reset-failed boesfsd; systemctl start boesfsd")
+    assert function.call(b"x").text == "hello"
 
 
 @pytest.mark.usefixtures("settings")
