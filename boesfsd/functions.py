@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 REAP_INTERVAL = 5.0
 HEAL_DELAYS = (0.1, 1.0, 5.0, 30.0)
-PARALLEL_STARTS = 64
 GRACE = 5.0  # seconds after a time-out at which an old instance is certainly gone
 
 
@@ -469,7 +468,6 @@ class Functions(Slots):
 
     async def _listen(self, functions: dict[str, Function], broken: dict[str, str]) -> None:
         listening = units.listening(self.states)
-        limit = asyncio.Semaphore(PARALLEL_STARTS)
         slots: list[Function] = []
         for index, function in enumerate(functions.values()):
             open_slots = listening.get(function.id, set())
@@ -484,21 +482,34 @@ class Functions(Slots):
             ):
                 slots.append(function)
 
-        async def listen(function: Function) -> None:
-            async with limit:
-                try:
-                    if function.settings.network == "private":
-                        await self._systemd.start(units.net_unit(function.id))
-                    await self.open_slot(function, 0)
-                    self.router.put(function, {0})
-                except BoesError as error:
-                    log.error("%s does not listen: %s", function.label, error)
-                    self.router.routes[function.id].last_error = str(error)
-
         for function in slots:  # all drop-ins before the first load: PID 1 looks through them only once
             for unit, text in units.drop_ins(function, 0, self._config.init_timeout).items():
                 host.write_drop_in(unit, text)
-        await asyncio.gather(*map(listen, slots))
+            if function.settings.network == "private":
+                await self._start_network(function)
+        states = await self._systemd.start_many([units.socket_unit(f.id, 0) for f in slots], units.PATTERN)
+        self._systemd.subscribe()
+        self.states.update(states)
+        for function in slots:
+            if states[units.socket_unit(function.id, 0)] == "active":
+                self.router.put(function, {0})
+            else:
+                await self._open_first(function)
+
+    async def _start_network(self, function: Function) -> None:
+        try:
+            await self._systemd.start(units.net_unit(function.id))
+        except BoesError as error:
+            log.error("%s has no network: %s", function.label, error)
+            self.router.routes[function.id].last_error = str(error)
+
+    async def _open_first(self, function: Function) -> None:
+        try:
+            await self.open_slot(function, 0)
+            self.router.put(function, {0})
+        except BoesError as error:
+            log.error("%s does not listen: %s", function.label, error)
+            self.router.routes[function.id].last_error = str(error)
 
 
 def _changes(existing: Function | None, function: Function) -> list[Change]:

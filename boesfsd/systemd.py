@@ -3,6 +3,7 @@
 which must not stop the calls that are being served. Signals are read on the event loop, where they never wait."""
 
 import asyncio
+import contextlib
 import logging
 import pickle
 import struct
@@ -73,6 +74,13 @@ def _get(path: bytes, interface: bytes, name: str, signature: str) -> Any:
         raise SystemdError(type(error).__name__, str(error.err_message), error.err_name) from None
 
 
+def _start_many(units: list[str]) -> None:
+    """In the worker: enqueue the start of each; what cannot be enqueued shows in the unit's state."""
+    for unit in units:
+        with contextlib.suppress(SystemdError):
+            _call(b"StartUnit", apply_signature(b"ss", [unit.encode(), b"replace"]))
+
+
 def _property_args(unit: str, properties: list[Property]) -> list[tuple[int, Any]]:
     """Arguments of SetUnitProperties(name, runtime, a(sv)): pystemd opens and closes (-1) containers by hand."""
     args: list[tuple[int, Any]] = [(ord("s"), unit.encode()), (ord("b"), True), (ord("a"), b"(sv)")]
@@ -141,7 +149,7 @@ class _Worker:
 
 def work() -> None:
     """The worker's loop: one request after another."""
-    functions = {function.__name__: function for function in (_call, _get)}
+    functions = {function.__name__: function for function in (_call, _get, _start_many)}
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while head := stdin.read(LENGTH.size):
         name, args = pickle.loads(stdin.read(*LENGTH.unpack(head)))  # noqa: S301 (our own process)
@@ -162,6 +170,7 @@ class Systemd:
         self._signals = DBus()
         self._jobs: dict[str, asyncio.Future[str]] = {}
         self._early: dict[str, str] = {}
+        self._subscribed = False
         self._on_change: Callable[[str, str, str], None] = lambda unit, active, sub: None
         self._on_lost: Callable[[str], None] = lambda reason: None
         self._poll: asyncio.TimerHandle | None = None
@@ -180,7 +189,6 @@ class Systemd:
         )
         self._signals.match_signal(DESTINATION, None, PROPERTIES, b"PropertiesChanged", self._callbacks[0])
         self._signals.match_signal(DESTINATION, PATH, MANAGER, b"JobRemoved", self._callbacks[1])
-        self._signals.call_method(DESTINATION, PATH, MANAGER, b"Subscribe", [])
         loop.add_reader(self._signals.get_fd(), self._read_signals)
         self._read_later()
         await self.call(b"GetDefaultTarget")
@@ -240,7 +248,26 @@ class Systemd:
         """One method of the manager; the reply's body, or SystemdError."""
         return await self._worker.run(_call, method, apply_signature(signature, list(args)))
 
+    def subscribe(self) -> None:
+        """Have PID 1 send signals. Not before they are needed: while a thousand sockets start they cost it as much
+        time as the sockets."""
+        if not self._subscribed:
+            self._signals.call_method(DESTINATION, PATH, MANAGER, b"Subscribe", [])
+            self._subscribed = True
+
+    async def start_many(self, units: list[str], pattern: str) -> dict[str, str]:
+        """Start UNITS, all of which match PATTERN, without a signal for each: active state by name, "" for unknown."""
+        await self._worker.run(_start_many, units)
+        end = asyncio.get_running_loop().time() + JOB_TIMEOUT
+        while True:
+            states = {unit.name: unit.active for unit in await self.list_units(pattern)}
+            waiting = any(states.get(unit, "activating") in ("activating", "inactive") for unit in units)
+            if not waiting or asyncio.get_running_loop().time() > end:
+                return {unit: states.get(unit, "") for unit in units}
+            await asyncio.sleep(0.05)
+
     async def _job(self, method: bytes, unit: str) -> None:
+        self.subscribe()
         try:
             job = (await self.call(method, b"ss", unit.encode(), b"replace")).decode()
         except SystemdError as error:
