@@ -59,7 +59,6 @@ struct client {
 enum supervisor_state { STARTING, SERVING, DRAINING, ENDING };
 
 struct supervisor {
-	const struct plan *plan;
 	struct sandbox *sandbox;
 	struct journal *journal;
 	struct stream streams[2];
@@ -1075,7 +1074,6 @@ int supervise(const struct plan *plan, struct sandbox *sandbox, struct journal *
 	struct supervisor *s = &state;
 	struct pollfd at[AT_CLIENTS + CLIENTS_MAX];
 
-	s->plan = plan;
 	s->sandbox = sandbox;
 	s->journal = journal;
 	s->fdk_fd = s->notify_fd = -1;

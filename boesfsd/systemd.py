@@ -17,7 +17,7 @@ from pystemd import dbusexc
 from pystemd.dbuslib import DBus, apply_signature
 
 from boesfsd.errors import BoesError
-from boesfsd.units import Property, escape_label, unescape_label
+from boesfsd.units import Property, unescape_label
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,6 @@ class UnitState:
     sub: str
 
 
-def unit_path(unit: str) -> bytes:
-    """The object path of a unit."""
-    return PATH + b"/unit/" + escape_label(unit).encode()
-
-
 def _connection() -> DBus:
     """In the worker: its one connection."""
     global _bus  # noqa: PLW0603 (one per worker process)
@@ -62,14 +57,6 @@ def _call(method: bytes, args: list[tuple[int, Any]], interface: bytes = MANAGER
     """In the worker: one call, the reply's body."""
     try:
         return _connection().call_method(DESTINATION, path, interface, method, args).body
-    except dbusexc.DBusBaseError as error:
-        raise SystemdError(type(error).__name__, str(error.err_message), error.err_name) from None
-
-
-def _get(path: bytes, interface: bytes, name: str, signature: str) -> Any:
-    """In the worker: one property."""
-    try:
-        return _connection().get_property(DESTINATION, path, interface, name.encode(), signature.encode())
     except dbusexc.DBusBaseError as error:
         raise SystemdError(type(error).__name__, str(error.err_message), error.err_name) from None
 
@@ -149,7 +136,7 @@ class _Worker:
 
 def work() -> None:
     """The worker's loop: one request after another."""
-    functions = {function.__name__: function for function in (_call, _get, _start_many)}
+    functions = {function.__name__: function for function in (_call, _start_many)}
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while head := stdin.read(LENGTH.size):
         name, args = pickle.loads(stdin.read(*LENGTH.unpack(head)))  # noqa: S301 (our own process)
@@ -322,15 +309,3 @@ class Systemd:
         """All loaded units whose names match."""
         rows = await self.call(b"ListUnitsByPatterns", b"asas", [], [pattern.encode()])
         return [UnitState(row[0].decode(), row[3].decode(), row[4].decode()) for row in rows or []]
-
-    async def unit_property(self, unit: str, name: str, signature: str) -> Any:
-        """One property of the Unit interface."""
-        return await self._worker.run(_get, unit_path(unit), UNIT, name, signature)
-
-    async def unit_of_pid(self, pid: int) -> str:
-        """Name of the unit that the process belongs to, "" without one."""
-        try:
-            path = await self.call(b"GetUnitByPID", b"u", pid)
-        except SystemdError:
-            return ""
-        return unescape_label(path.rsplit(b"/", 1)[1].decode())

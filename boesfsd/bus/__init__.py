@@ -5,7 +5,6 @@ import asyncio
 import dataclasses
 import os
 import stat
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -192,7 +191,7 @@ class Bus:
         self._functions = functions
         self._manager = ManagerObject(functions, about, check)
         self._service = Service(ROOT, self)
-        self._changed: dict[str, float] = {}
+        self._changed: set[str] = set()
         functions.on_app = self._app_event
         functions.on_function = self._function_event
         functions.router.on_change = self._route_changed
@@ -268,11 +267,11 @@ class Bus:
         """Coalesced: at most one PropertiesChanged per function and interval, none on the way of a call."""
         if route.function.id in self._changed:
             return
-        self._changed[route.function.id] = time.monotonic()
+        self._changed.add(route.function.id)
         asyncio.get_running_loop().call_later(COALESCE, self._flush, route)
 
     def _flush(self, route: Route) -> None:
-        self._changed.pop(route.function.id, None)
+        self._changed.discard(route.function.id)
         if self._functions.router.routes.get(route.function.id) is route:
             self._service.changed(function_path(route.function), FunctionObject(self._functions, route), VARYING)
 
