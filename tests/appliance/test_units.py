@@ -93,7 +93,8 @@ def test_a_setting_that_only_a_file_can_hold_changes_with_a_replace(lab: Lab, de
 
 def test_after_idle_exit_there_is_no_cgroup_no_process_and_no_mount(lab: Lab, deploy: Deploy) -> None:
     function = deploy(HELLO, idle_timeout=1)
-    mounts = "grep -v -e ' nsfs ' -e ' /run/netns ' /proc/1/mountinfo | cut -d' ' -f5 | sort"  # neighbours have private networks
+    # neighbours have private networks
+    mounts = "grep -v -e ' nsfs ' -e ' /run/netns ' /proc/1/mountinfo | cut -d' ' -f5 | sort"
     before = lab.machine.shell(mounts)
     function.call(b"x")
     group = f"/sys/fs/cgroup{lab.show(function.unit(), 'ControlGroup')['ControlGroup']}"
