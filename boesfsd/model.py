@@ -10,6 +10,7 @@ from typing import Any
 from boesfsd.errors import BoesError
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+PAIRS = tuple(first + second for first in CROCKFORD for second in CROCKFORD)
 ID_LENGTH = 26
 NAME_MAX = 255
 APP_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -19,7 +20,7 @@ FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.~:@-]+")
 def new_id() -> str:
     """26 characters of Crockford's base32: 48 bits of milliseconds, then chance; ids sort by age."""
     number = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
-    return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def check_app_name(name: str) -> str:

@@ -3,6 +3,7 @@
 call to an instance. Bodies stream in both directions; a full buffer on one side pauses reading on the other."""
 
 import asyncio
+import math
 import re
 import socket
 from collections.abc import Iterable
@@ -73,6 +74,9 @@ class Handler(Protocol):
     def end(self) -> None:
         """The request is complete."""
 
+    def flush(self) -> None:
+        """All that has arrived so far has been told: what is to be sent on can go in one piece."""
+
     def gone(self) -> None:
         """The client has gone; nothing can be sent any more."""
 
@@ -103,7 +107,9 @@ class Connection(asyncio.Protocol):
         self._headers: list[Header] = []
         self._request_done = self._answer_done = self._keep_alive = self._closing = self._discarding = False
         self._chunked = self._http10 = self._small = self._served = False
+        self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._due = math.inf
         self.writable = True
 
     # --- asyncio.Protocol
@@ -115,7 +121,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
-        self._set_timer(None)
+        if self._timer:
+            self._timer.cancel()
         self._transport = None
         self._drop_handler()
 
@@ -140,6 +147,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(431, TOO_LONG)
             else:
                 self._refuse(400, b"malformed HTTP request")
+        if self._handler:
+            self._handler.flush()
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -179,7 +188,7 @@ class Connection(asyncio.Protocol):
         if self._discarding:
             return
         self._in_head = False
-        self._set_timer(None)
+        self._due = math.inf
         self._keep_alive = self._parser.should_keep_alive() and not self._closing
         self._http10 = self._parser.get_http_version() == "1.0"
         if self._parser.should_upgrade():  # the parser would not read a body
@@ -342,12 +351,25 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self.data_received(b"".join(lines) + rest)
 
-    def _set_timer(self, seconds: float | None) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-        if seconds is not None:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._timed_out)
+    def _set_timer(self, seconds: float) -> None:
+        """Time out in SECONDS from now. A timer is set once in a while, not thrice per request: it looks at _due, and
+        goes off early enough for the usual next one, which is that of a head."""
+        now = self._loop.time()
+        self._due = now + seconds
+        if self._due < self._timer_at:
+            if self._timer:
+                self._timer.cancel()
+            self._timer_at = min(self._due, now + HEAD_TIMEOUT)
+            self._timer = self._loop.call_at(self._timer_at, self._look_at_due)
+
+    def _look_at_due(self) -> None:
+        self._timer = None
+        self._timer_at = math.inf
+        left = self._due - self._loop.time()
+        if left <= 0:
+            self._timed_out()
+        elif left < math.inf:
+            self._set_timer(left)
 
     def _timed_out(self) -> None:
         if self._in_head and self._head_fed and not self._discarding:
@@ -391,11 +413,11 @@ class Call:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
         self._length = -1
-        self._until_close = False
+        self._until_close = self._blocked = False
         self.writable = True
 
     def connect(self, path: str) -> None:
-        """Connect to the socket at PATH and send what there is of the request. OSError."""
+        """Connect to the socket at PATH; flush() sends. OSError."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connection.connect(path)
@@ -404,16 +426,21 @@ class Call:
             raise
         self._socket = connection
         self._loop.add_reader(connection.fileno(), self._read)
-        self._write()
 
     def send_body(self, data: bytes) -> None:
-        """A piece of the request's body."""
-        self._send(chunk(data) if self._chunked else data)
+        """A piece of the request's body; flush() sends it."""
+        self._unsent += chunk(data) if self._chunked else data
 
     def end(self) -> None:
-        """The request is complete."""
+        """The request is complete; flush() sends the last of it."""
         if self._chunked:
-            self._send(b"0\r\n\r\n")
+            self._unsent += b"0\r\n\r\n"
+
+    def flush(self) -> None:
+        """Send what there is; the rest when the instance takes more."""
+        if self._socket and self._unsent and not self._blocked:
+            self._write()
+        self.writable = len(self._unsent) < SEND_BUFFER
 
     def pause(self) -> None:
         """Stop reading the answer."""
@@ -430,21 +457,14 @@ class Call:
         self._caller = None
         if self._socket:
             self._loop.remove_reader(self._socket.fileno())
-            self._loop.remove_writer(self._socket.fileno())
+            if self._blocked:
+                self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
             self._socket = None
 
     # --- sending
 
-    def _send(self, data: bytes) -> None:
-        waiting = bool(self._unsent)
-        self._unsent += data
-        self.writable = self.writable and len(self._unsent) < SEND_BUFFER
-        if self._socket and not waiting:
-            self._write()
-
     def _write(self) -> None:
-        """Send what the kernel takes; the rest when it takes more."""
         assert self._socket
         try:
             del self._unsent[: self._socket.send(self._unsent)]
@@ -452,12 +472,14 @@ class Call:
             pass
         except OSError:  # the agent is gone: reading tells, after what it still said
             self._unsent.clear()
-        if self._unsent:
-            self._loop.add_writer(self._socket.fileno(), self._write)
-        else:
-            self._loop.remove_writer(self._socket.fileno())
-        blocked, self.writable = not self.writable, len(self._unsent) < SEND_BUFFER
-        if blocked and self.writable and self._caller:
+        if self._blocked != bool(self._unsent):
+            self._blocked = not self._blocked
+            if self._blocked:
+                self._loop.add_writer(self._socket.fileno(), self._write)
+            else:
+                self._loop.remove_writer(self._socket.fileno())
+        full, self.writable = not self.writable, len(self._unsent) < SEND_BUFFER
+        if full and self.writable and self._caller:
             self._caller.instance_writable()
 
     # --- receiving

@@ -20,6 +20,9 @@ class _Answered:
     def end(self) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
     def gone(self) -> None:
         pass
 

@@ -5,12 +5,13 @@ import asyncio
 import dataclasses
 import json
 import re
+import socket
 import time
 
 import pytest
 from agents import Exchange, Run, World, echo, until
 
-from boesfsd import invoke, units
+from boesfsd import invoke, units, wire
 from boesfsd.errors import BoesError
 from boesfsd.invoke import error_body, rfc3339
 
@@ -125,6 +126,25 @@ def test_a_failure_that_is_no_text_is_told_all_the_same(run: Run) -> None:
         async with World(fail) as world:
             answer = await world.call()
             assert (answer.status, answer.json["message"]) == (502, "function failed")
+
+    run(scene)
+
+
+def test_a_small_request_reaches_the_instance_in_one_piece(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    class Counted(socket.socket):
+        def send(self, data: bytes, flags: int = 0) -> int:
+            sent.append(bytes(data))
+            return super().send(data, flags)
+
+    async def scene() -> None:
+        async with World(echo) as world:
+            with monkeypatch.context() as patch:
+                patch.setattr(wire.socket, "socket", Counted)
+                assert (await world.call(b"small")).body == b"small"
+            (piece,) = [data for data in sent if data.startswith(b"POST /call ")]
+            assert piece.endswith(b"\r\n\r\nsmall")
 
     run(scene)
 
