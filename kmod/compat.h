@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What differs between kernels, by what probe.sh found in their headers. No other file looks at versions. */
+#ifndef BOESFS_COMPAT_H
+#define BOESFS_COMPAT_H
+
+#include <linux/backing-file.h>
+#include <linux/dcache.h>
+#include <linux/fileattr.h>
+#include <linux/fs.h>
+#include <linux/namei.h>
+
+#ifdef BOESFS_OPEN_BY_FILE
+#define boesfs_user_of(file) (file)
+#else
+#define boesfs_user_of(file) (&(file)->f_path)
+#endif
+
+#ifdef BOESFS_CTX_USER_FILE
+#define BOESFS_BACKING_CTX(file) .cred = (file)->f_cred, .user_file = (file)
+#else
+#define BOESFS_BACKING_CTX(file) .cred = (file)->f_cred
+#endif
+
+#ifdef BOESFS_FILE_KATTR
+#define boesfs_fileattr file_kattr
+#else
+#define boesfs_fileattr fileattr
+#endif
+
+#ifdef BOESFS_INODE_STATE_READ
+#define boesfs_inode_state(inode) inode_state_read_once(inode)
+#else
+#define boesfs_inode_state(inode) READ_ONCE((inode)->i_state)
+#endif
+
+/* A lease could not be broken by who opens the lower file. */
+#ifdef BOESFS_NOSETLEASE
+#define BOESFS_NO_LEASES .setlease = simple_nosetlease,
+#else
+#define BOESFS_NO_LEASES	/* no ->setlease, no leases */
+#endif
+
+static inline ssize_t boesfs_backing_splice_read(struct file *in, struct file *lower, loff_t *pos,
+						 struct pipe_inode_info *pipe, size_t len, unsigned int flags,
+						 struct backing_file_ctx *ctx)
+{
+#ifdef BOESFS_SPLICE_KIOCB
+	struct kiocb iocb;
+	ssize_t ret;
+
+	init_sync_kiocb(&iocb, in);
+	iocb.ki_pos = *pos;
+	ret = backing_file_splice_read(lower, &iocb, pipe, len, flags, ctx);
+	*pos = iocb.ki_pos;
+	return ret;
+#else
+	return backing_file_splice_read(lower, pos, pipe, len, flags, ctx);
+#endif
+}
+
+static inline ssize_t boesfs_backing_splice_write(struct pipe_inode_info *pipe, struct file *out, struct file *lower,
+						  loff_t *pos, size_t len, unsigned int flags,
+						  struct backing_file_ctx *ctx)
+{
+#ifdef BOESFS_SPLICE_KIOCB
+	struct kiocb iocb;
+	ssize_t ret;
+
+	init_sync_kiocb(&iocb, out);
+	iocb.ki_pos = *pos;
+	ret = backing_file_splice_write(pipe, lower, &iocb, len, flags, ctx);
+	*pos = iocb.ki_pos;
+	return ret;
+#else
+	return backing_file_splice_write(pipe, lower, pos, len, flags, ctx);
+#endif
+}
+
+static inline int boesfs_call_revalidate(struct dentry *parent, const struct qstr *name, struct dentry *dentry,
+					 unsigned int flags)
+{
+#ifdef BOESFS_D_REVALIDATE_DIR
+	return dentry->d_op->d_revalidate(d_inode(parent), name, dentry, flags);
+#else
+	return dentry->d_op->d_revalidate(dentry, flags);
+#endif
+}
+
+static inline struct dentry *boesfs_lookup_lower(struct mnt_idmap *idmap, const struct qstr *name, struct dentry *parent)
+{
+#ifdef BOESFS_LOOKUP_QSTR
+	return lookup_one_unlocked(idmap, &QSTR_LEN(name->name, name->len), parent);
+#else
+	return lookup_one_unlocked(idmap, name->name, parent, name->len);
+#endif
+}
+
+static inline int boesfs_vfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+#ifdef BOESFS_CREATE_DELEGATED
+	return vfs_create(idmap, dentry, mode, NULL);
+#else
+	return vfs_create(idmap, dir, dentry, mode, true);
+#endif
+}
+
+static inline int boesfs_vfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode,
+				   dev_t dev)
+{
+#ifdef BOESFS_CREATE_DELEGATED
+	return vfs_mknod(idmap, dir, dentry, mode, dev, NULL);
+#else
+	return vfs_mknod(idmap, dir, dentry, mode, dev);
+#endif
+}
+
+static inline int boesfs_vfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+				     const char *target)
+{
+#ifdef BOESFS_CREATE_DELEGATED
+	return vfs_symlink(idmap, dir, dentry, target, NULL);
+#else
+	return vfs_symlink(idmap, dir, dentry, target);
+#endif
+}
+
+static inline int boesfs_vfs_rmdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry)
+{
+#ifdef BOESFS_CREATE_DELEGATED
+	return vfs_rmdir(idmap, dir, dentry, NULL);
+#else
+	return vfs_rmdir(idmap, dir, dentry);
+#endif
+}
+
+/*
+ * A directory that is made may get another dentry than the one that was looked up (NFS): then *DENTRY is not hashed, and the
+ * next lookup finds the right one. Takes the parent's lock and gives it back.
+ */
+static inline int boesfs_vfs_mkdir(struct mnt_idmap *idmap, struct dentry *parent, struct dentry *dentry, umode_t mode)
+{
+	struct inode *dir = d_inode(parent);
+#ifdef BOESFS_START_CREATING
+	struct dentry *made = start_creating_dentry(parent, dentry);
+
+	if (IS_ERR(made))
+		return PTR_ERR(made);
+	made = vfs_mkdir(idmap, dir, made, mode, NULL);	/* an error has unlocked the parent */
+	if (IS_ERR(made))
+		return PTR_ERR(made);
+	end_creating(made);
+	return 0;
+#else
+	int err;
+
+	inode_lock_nested(dir, I_MUTEX_PARENT);
+	if (dentry->d_parent != parent || d_unhashed(dentry)) {
+		err = -ESTALE;
+	} else {
+#ifdef BOESFS_MKDIR_DENTRY
+		struct dentry *made = vfs_mkdir(idmap, dir, dget(dentry), mode);
+
+		err = PTR_ERR_OR_ZERO(made);
+		if (!err)
+			dput(made);
+#else
+		err = vfs_mkdir(idmap, dir, dentry, mode);
+#endif
+	}
+	inode_unlock(dir);
+	return err;
+#endif
+}
+
+/* Takes the parents' locks and gives them back. -ESTALE: something was moved or removed meanwhile. */
+static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_parent, struct dentry *old,
+				    struct dentry *new_parent, struct dentry *new, unsigned int flags)
+{
+#ifdef BOESFS_START_RENAMING
+	struct renamedata rd = {
+		.mnt_idmap = idmap,
+		.old_parent = old_parent,
+		.new_parent = new_parent,
+		.flags = flags,
+	};
+	int err = start_renaming_two_dentries(&rd, old, new);
+
+	if (err)
+		return err;
+	err = vfs_rename(&rd);
+	end_renaming(&rd);
+	return err;
+#else
+	struct dentry *trap = lock_rename(old_parent, new_parent);
+	struct renamedata rd = {
+		.old_mnt_idmap = idmap,
+		.old_dir = d_inode(old_parent),
+		.old_dentry = old,
+		.new_mnt_idmap = idmap,
+		.new_dir = d_inode(new_parent),
+		.new_dentry = new,
+		.flags = flags,
+	};
+	int err;
+
+	if (IS_ERR(trap))
+		return PTR_ERR(trap);
+	if (old->d_parent != old_parent || d_unhashed(old) || new->d_parent != new_parent || d_unhashed(new))
+		err = -ESTALE;
+	else if (trap == old)
+		err = -EINVAL;
+	else if (trap == new)
+		err = flags & RENAME_EXCHANGE ? -EINVAL : -ENOTEMPTY;
+	else
+		err = vfs_rename(&rd);
+	unlock_rename(old_parent, new_parent);
+	return err;
+#endif
+}
+
+static inline void boesfs_set_dentry_ops(struct super_block *sb, const struct dentry_operations *ops)
+{
+#ifdef BOESFS_SET_DEFAULT_D_OP
+	set_default_d_op(sb, ops);
+#else
+	sb->s_d_op = ops;
+#endif
+}
+
+#endif /* BOESFS_COMPAT_H */

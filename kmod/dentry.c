@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Names. Each dentry holds the lower dentry of the same name. The lower one's sequence count changes with everything that
+ * can happen to it behind us (rename, unlink, creation, replacement), so comparing it is the whole of revalidation as long
+ * as nothing did.
+ */
+#include <linux/namei.h>
+#include <linux/slab.h>
+
+#include "boesfs.h"
+
+int boesfs_dentry_alloc(struct dentry *dentry, struct dentry *lower)
+{
+	struct boesfs_dentry *bd = kzalloc(sizeof(*bd), GFP_KERNEL_ACCOUNT);
+
+	if (!bd) {
+		dput(lower);
+		return -ENOMEM;
+	}
+	bd->lower = lower;
+	bd->lower_seq = raw_read_seqcount(&lower->d_seq);
+	dentry->d_fsdata = bd;
+	return 0;
+}
+
+static void boesfs_d_release(struct dentry *dentry)
+{
+	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+
+	if (bd) {
+		dput(bd->lower);
+		kfree_rcu(bd, rcu);	/* RCU-walk and find_label() may still look at it */
+	}
+}
+
+static bool same_name(struct dentry *dentry, struct dentry *lower)
+{
+	struct name_snapshot ours, theirs;
+	bool same;
+
+	take_dentry_name_snapshot(&ours, dentry);
+	take_dentry_name_snapshot(&theirs, lower);
+	same = ours.name.len == theirs.name.len && !memcmp(ours.name.name, theirs.name.name, ours.name.len);
+	release_dentry_name_snapshot(&ours);
+	release_dentry_name_snapshot(&theirs);
+	return same;
+}
+
+/* Something happened to the lower dentry. Is it still what this dentry stands for? */
+static bool still_valid(struct dentry *dentry)
+{
+	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+	struct dentry *lower = bd->lower, *parent, *lower_parent;
+	unsigned int seq = raw_read_seqcount(&lower->d_seq);
+	struct inode *inode = d_inode(dentry), *lower_inode = READ_ONCE(lower->d_inode);
+	bool valid;
+
+	if (seq & 1 || d_unhashed(lower))
+		return false;
+	if (inode ? boesfs_lower_inode(inode) != lower_inode : lower_inode != NULL)
+		return false;
+	parent = dget_parent(dentry);
+	lower_parent = dget_parent(lower);
+	valid = boesfs_lower_dentry(parent) == lower_parent && same_name(dentry, lower);
+	dput(lower_parent);
+	dput(parent);
+	if (valid)
+		WRITE_ONCE(bd->lower_seq, seq);
+	return valid;
+}
+
+static int revalidate_lower(struct dentry *dentry, struct dentry *lower, unsigned int flags)
+{
+	struct dentry *lower_parent;
+	struct name_snapshot name;
+	int ret;
+
+	if (flags & LOOKUP_RCU)
+		return -ECHILD;
+	lower_parent = dget_parent(lower);
+	take_dentry_name_snapshot(&name, lower);
+	ret = boesfs_call_revalidate(lower_parent, &name.name, lower, flags);
+	release_dentry_name_snapshot(&name);
+	dput(lower_parent);
+	return ret;
+}
+
+static int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
+{
+	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+	struct dentry *lower = bd->lower;
+	enum boesfs_op op;
+	int ret;
+
+	if (unlikely(read_seqcount_retry(&lower->d_seq, READ_ONCE(bd->lower_seq)))) {
+		if (flags & LOOKUP_RCU)
+			return -ECHILD;
+		if (!still_valid(dentry))
+			return 0;
+	}
+	if (unlikely(lower->d_flags & DCACHE_OP_REVALIDATE)) {
+		ret = revalidate_lower(dentry, lower, flags);
+		if (ret <= 0)
+			return ret;
+	}
+	op = d_is_negative(dentry) ? BOESFS_OP_PROBE : BOESFS_OP_LOOKUP;
+	if (likely(boesfs_allowed(dentry, op)))
+		return 1;
+	if (flags & LOOKUP_RCU)
+		return -ECHILD;
+	if (flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET) && op == BOESFS_OP_PROBE)
+		return 1;	/* CREATE, MKDIR, RENAME … are asked instead */
+	ret = boesfs_check_slow(dentry, op, 0, flags, 0, 0);
+	return ret ? ret : 1;
+}
+
+#ifdef BOESFS_D_REVALIDATE_DIR
+static int boesfs_d_revalidate(struct inode *dir, const struct qstr *name, struct dentry *dentry, unsigned int flags)
+#else
+static int boesfs_d_revalidate(struct dentry *dentry, unsigned int flags)
+#endif
+{
+	return boesfs_revalidate(dentry, flags);
+}
+
+const struct dentry_operations boesfs_dentry_ops = {
+	.d_revalidate = boesfs_d_revalidate,
+	.d_release = boesfs_d_release,
+};

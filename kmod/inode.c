@@ -1,0 +1,625 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Inodes: names made, moved and removed in the lower tree, and attributes. The caller's credentials are used throughout;
+ * the lower filesystem decides about permissions as if it had been asked directly, and the policy can only take away.
+ */
+#include <linux/mount.h>
+#include <linux/namei.h>
+#include <linux/posix_acl.h>
+#include <linux/security.h>
+#include <linux/slab.h>
+
+#include "boesfs.h"
+
+/* The VFS decides by these before we are asked; the lower filesystem keeps the others. */
+#define BOESFS_COPIED_FLAGS (S_APPEND | S_IMMUTABLE)
+
+static const struct inode_operations boesfs_dir_inode_ops, boesfs_file_inode_ops, boesfs_link_inode_ops;
+
+/* ------------------------------------------------------------- attributes */
+
+/**
+ * boesfs_copy_attr - What the VFS looks at before it asks us follows the lower inode.
+ *
+ * Ids are what an idmapped lower mount shows. On a nosuid lower mount there are no set-id bits to run with.
+ */
+void boesfs_copy_attr(struct inode *inode)
+{
+	struct inode *lower = boesfs_lower_inode(inode);
+	struct mnt_idmap *idmap = boesfs_lower_idmap(inode->i_sb);
+	umode_t mode = READ_ONCE(lower->i_mode);
+
+	if (boesfs_sb(inode->i_sb)->lower->mnt_flags & MNT_NOSUID && !S_ISDIR(mode))
+		mode &= ~(S_ISUID | S_ISGID);
+	WRITE_ONCE(inode->i_mode, mode);
+	inode->i_uid = vfsuid_into_kuid(i_uid_into_vfsuid(idmap, lower));
+	inode->i_gid = vfsgid_into_kgid(i_gid_into_vfsgid(idmap, lower));
+	inode_set_atime_to_ts(inode, inode_get_atime(lower));
+	inode_set_mtime_to_ts(inode, inode_get_mtime(lower));
+	inode_set_ctime_to_ts(inode, inode_get_ctime(lower));
+	if (inode->i_nlink != lower->i_nlink)
+		set_nlink(inode, lower->i_nlink);
+	inode_set_flags(inode, lower->i_flags & BOESFS_COPIED_FLAGS, BOESFS_COPIED_FLAGS);
+	i_size_write(inode, i_size_read(lower));
+}
+
+static int boesfs_test(struct inode *inode, void *lower)
+{
+	return boesfs_lower_inode(inode) == lower;
+}
+
+static int boesfs_set(struct inode *inode, void *lower)
+{
+	boesfs_inode(inode)->lower = igrab(lower);
+	return boesfs_lower_inode(inode) ? 0 : -ESTALE;
+}
+
+/* A lock class per depth: an inode of boesfs on boesfs is locked while the upper one's lock is held. */
+static void set_lock_classes(struct inode *inode)
+{
+#ifdef CONFIG_LOCKDEP
+	static struct lock_class_key mutex_keys[FILESYSTEM_MAX_STACK_DEPTH];
+	static struct lock_class_key dir_keys[FILESYSTEM_MAX_STACK_DEPTH];
+	int depth = inode->i_sb->s_stack_depth - 1;
+
+	if (S_ISDIR(inode->i_mode))
+		lockdep_set_class(&inode->i_rwsem, &dir_keys[depth]);
+	else
+		lockdep_set_class(&inode->i_rwsem, &mutex_keys[depth]);
+#endif
+}
+
+/**
+ * boesfs_iget - The inode that stands for LOWER on this superblock.
+ *
+ * Return: a reference; -ENOMEM; -EREMOTE: boesfs cannot carry such a file.
+ */
+struct inode *boesfs_iget(struct super_block *sb, struct inode *lower)
+{
+	struct inode *inode;
+
+	if (lower->i_flags & S_AUTOMOUNT)
+		return ERR_PTR(-EREMOTE);
+	inode = iget5_locked(sb, (unsigned long)lower, boesfs_test, boesfs_set, lower);
+	if (!inode)
+		return ERR_PTR(-ENOMEM);
+	if (!(boesfs_inode_state(inode) & I_NEW))
+		return inode;
+	inode->i_ino = lower->i_ino;
+	inode->i_generation = lower->i_generation;
+	inode->i_blkbits = lower->i_blkbits;
+	inode->i_flags |= S_NOATIME | S_NOCMTIME;	/* the lower inode has the times */
+	inode->i_acl = inode->i_default_acl = ACL_DONT_CACHE;
+	boesfs_copy_attr(inode);
+	set_lock_classes(inode);
+	switch (inode->i_mode & S_IFMT) {
+	case S_IFDIR:
+		inode->i_op = &boesfs_dir_inode_ops;
+		inode->i_fop = &boesfs_dir_ops;
+		break;
+	case S_IFLNK:
+		inode->i_op = &boesfs_link_inode_ops;
+		break;
+	case S_IFREG:
+		inode->i_op = &boesfs_file_inode_ops;
+		inode->i_fop = &boesfs_file_ops;
+		break;
+	default:
+		inode->i_op = &boesfs_file_inode_ops;
+		init_special_inode(inode, inode->i_mode, lower->i_rdev);
+		boesfs_inode(inode)->special = inode->i_fop;
+		inode->i_fop = &boesfs_special_ops;
+	}
+	unlock_new_inode(inode);
+	return inode;
+}
+
+static int boesfs_permission(struct mnt_idmap *idmap, struct inode *inode, int mask)
+{
+	struct inode *lower = boesfs_lower_inode(inode);
+	int err;
+
+	if (mask & MAY_WRITE && unlikely((lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS))
+		inode_set_flags(inode, lower->i_flags & BOESFS_COPIED_FLAGS, BOESFS_COPIED_FLAGS);
+	if (unlikely(mask & MAY_ACCESS)) {
+		err = boesfs_check_access(inode, mask);
+		if (err)
+			return err;
+	}
+	return inode_permission(boesfs_lower_idmap(inode->i_sb), lower, mask);
+}
+
+static int boesfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 request,
+			  unsigned int flags)
+{
+	struct dentry *dentry = path->dentry;
+	struct path lower = boesfs_lower_path(dentry);
+	int err = boesfs_check(dentry, BOESFS_OP_GETATTR, 0, 0, 0, 0);
+
+	if (err)
+		return err;
+	err = vfs_getattr_nosec(&lower, stat, request, flags);
+	if (err)
+		return err;
+	stat->dev = dentry->d_sb->s_dev;
+	if (unlikely(i_size_read(d_inode(dentry)) != stat->size))
+		i_size_write(d_inode(dentry), stat->size);
+	return 0;
+}
+
+static u32 attr_access(const struct iattr *attr)
+{
+	u32 access = 0;
+
+	if (attr->ia_valid & (ATTR_MODE | ATTR_KILL_SUID | ATTR_KILL_SGID))
+		access |= BOESFS_ATTR_MODE;
+	if (attr->ia_valid & ATTR_UID)
+		access |= BOESFS_ATTR_UID;
+	if (attr->ia_valid & ATTR_GID)
+		access |= BOESFS_ATTR_GID;
+	if (attr->ia_valid & ATTR_SIZE)
+		access |= BOESFS_ATTR_SIZE;
+	if (attr->ia_valid & ATTR_ATIME)
+		access |= BOESFS_ATTR_ATIME;
+	if (attr->ia_valid & ATTR_MTIME)
+		access |= BOESFS_ATTR_MTIME;
+	return access;
+}
+
+static int check_setattr(struct dentry *dentry, const struct iattr *attr)
+{
+	struct boesfs_call call = {
+		.ctx = { .op = BOESFS_OP_SETATTR, .access = attr_access(attr) },
+		.dentry = dentry,
+	};
+
+	/* Dropping set-id bits and capabilities after a write is the kernel's doing, and no request. */
+	if (!(attr->ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME)))
+		return 0;
+	if (attr->ia_valid & ATTR_MODE)
+		call.ctx.arg[0] = attr->ia_mode & S_IALLUGO;
+	if (attr->ia_valid & ATTR_UID)
+		call.ctx.arg[1] = from_kuid(&init_user_ns, vfsuid_into_kuid(attr->ia_vfsuid));
+	if (attr->ia_valid & ATTR_GID)
+		call.ctx.arg[2] = from_kgid(&init_user_ns, vfsgid_into_kgid(attr->ia_vfsgid));
+	if (attr->ia_valid & ATTR_SIZE)
+		call.ctx.arg[3] = attr->ia_size;
+	return boesfs_judge(&call);
+}
+
+static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
+{
+	struct dentry *lower = boesfs_lower_dentry(dentry);
+	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
+	struct iattr below = *attr;
+	int err = check_setattr(dentry, attr);
+
+	if (err)
+		return err;
+	err = setattr_prepare(&nop_mnt_idmap, dentry, attr);
+	if (err)
+		return err;
+	below.ia_valid &= ~ATTR_OPEN;
+	if (below.ia_valid & ATTR_FILE)
+		below.ia_file = attr->ia_file->private_data;
+	if (below.ia_valid & (ATTR_KILL_SUID | ATTR_KILL_SGID))
+		below.ia_valid &= ~ATTR_MODE;	/* notify_change() makes it from them again */
+	if (below.ia_valid & ATTR_SIZE) {
+		err = get_write_access(d_inode(lower));	/* no file that is being executed */
+		if (err)
+			return err;
+	}
+	err = mnt_want_write(mnt);
+	if (!err) {
+		inode_lock(d_inode(lower));
+		err = notify_change(boesfs_lower_idmap(dentry->d_sb), lower, &below, NULL);
+		inode_unlock(d_inode(lower));
+		mnt_drop_write(mnt);
+	}
+	if (below.ia_valid & ATTR_SIZE)
+		put_write_access(d_inode(lower));
+	boesfs_copy_attr(d_inode(dentry));
+	return err;
+}
+
+static int boesfs_fileattr_get(struct dentry *dentry, struct boesfs_fileattr *attr)
+{
+	int err = boesfs_check(dentry, BOESFS_OP_GETATTR, 0, 0, 0, 0);
+
+	return err ? err : vfs_fileattr_get(boesfs_lower_dentry(dentry), attr);
+}
+
+static int boesfs_fileattr_set(struct mnt_idmap *idmap, struct dentry *dentry, struct boesfs_fileattr *attr)
+{
+	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
+	int err = boesfs_check(dentry, BOESFS_OP_SETATTR, BOESFS_ATTR_FLAGS, 0, 0, 0);
+
+	if (err)
+		return err;
+	err = mnt_want_write(mnt);
+	if (err)
+		return err;
+	err = vfs_fileattr_set(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), attr);
+	mnt_drop_write(mnt);
+	boesfs_copy_attr(d_inode(dentry));
+	return err;
+}
+
+/* ------------------------------------------------------------- names */
+
+static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, unsigned int flags)
+{
+	struct dentry *parent = boesfs_lower_dentry(dentry->d_parent), *lower, *found;
+	struct inode *inode = NULL;
+	int err;
+
+	if (dentry->d_name.len > NAME_MAX)
+		return ERR_PTR(-ENAMETOOLONG);
+	lower = boesfs_lookup_lower(boesfs_lower_idmap(dir->i_sb), &dentry->d_name, parent);
+	if (IS_ERR(lower))
+		return lower;
+	/* Names that are equal to the lower filesystem alone would have labels of their own. */
+	if (lower->d_flags & (DCACHE_OP_HASH | DCACHE_OP_COMPARE | DCACHE_NEED_AUTOMOUNT | DCACHE_MANAGE_TRANSIT)) {
+		dput(lower);
+		return ERR_PTR(-EREMOTE);
+	}
+	err = boesfs_dentry_alloc(dentry, lower);
+	if (err)
+		return ERR_PTR(err);
+	if (d_is_positive(lower)) {
+		inode = boesfs_iget(dir->i_sb, d_inode(lower));
+		if (IS_ERR(inode))
+			return ERR_CAST(inode);
+	}
+	found = d_splice_alias(inode, dentry);
+	if (IS_ERR(found))
+		return found;
+	if (found)	/* a directory that was moved in the lower tree took its dentry along */
+		boesfs_void_labels(dir->i_sb);
+	if (inode)
+		err = boesfs_check(found ? found : dentry, BOESFS_OP_LOOKUP, 0, flags, 0, 0);
+	else if (!(flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET)))
+		err = boesfs_check(dentry, BOESFS_OP_PROBE, 0, flags, 0, 0);
+	if (err) {
+		dput(found);
+		return ERR_PTR(err);
+	}
+	return found;
+}
+
+/* Lock the lower directory that holds the lower dentry of DENTRY. -ESTALE: it was moved or removed behind us. */
+static struct dentry *lock_lower_parent(struct dentry *dentry)
+{
+	struct dentry *lower = boesfs_lower_dentry(dentry), *parent = boesfs_lower_dentry(dentry->d_parent);
+
+	inode_lock_nested(d_inode(parent), I_MUTEX_PARENT);
+	if (lower->d_parent == parent && !d_unhashed(lower))
+		return parent;
+	inode_unlock(d_inode(parent));
+	return ERR_PTR(-ESTALE);
+}
+
+static void unlock_lower_parent(struct dentry *parent)
+{
+	inode_unlock(d_inode(parent));
+}
+
+/* The lower dentry has become positive: so does ours. */
+static int instantiate(struct inode *dir, struct dentry *dentry)
+{
+	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+	struct inode *inode;
+
+	boesfs_copy_attr(dir);
+	if (d_is_negative(bd->lower) || d_unhashed(bd->lower)) {
+		d_drop(dentry);		/* the lower filesystem took another dentry; the next lookup finds it */
+		return 0;
+	}
+	inode = boesfs_iget(dir->i_sb, d_inode(bd->lower));
+	if (IS_ERR(inode))
+		return PTR_ERR(inode);
+	WRITE_ONCE(bd->lower_seq, raw_read_seqcount(&bd->lower->d_seq));
+	d_instantiate(dentry, inode);
+	return 0;
+}
+
+enum boesfs_kind { MAKE_FILE, MAKE_NODE, MAKE_SYMLINK };
+
+static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind, umode_t mode, dev_t dev,
+		const char *target)
+{
+	struct mnt_idmap *idmap = boesfs_lower_idmap(dir->i_sb);
+	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
+	struct dentry *lower = boesfs_lower_dentry(dentry), *parent;
+	int err = mnt_want_write(mnt);
+
+	if (err)
+		return err;
+	parent = lock_lower_parent(dentry);
+	if (IS_ERR(parent)) {
+		err = PTR_ERR(parent);
+		goto out;
+	}
+	switch (kind) {
+	case MAKE_FILE:
+		err = boesfs_vfs_create(idmap, d_inode(parent), lower, mode);
+		break;
+	case MAKE_NODE:
+		err = boesfs_vfs_mknod(idmap, d_inode(parent), lower, mode, dev);
+		break;
+	case MAKE_SYMLINK:
+		err = boesfs_vfs_symlink(idmap, d_inode(parent), lower, target);
+		break;
+	}
+	unlock_lower_parent(parent);
+	if (!err)
+		err = instantiate(dir, dentry);
+out:
+	mnt_drop_write(mnt);
+	return err;
+}
+
+#ifdef BOESFS_CREATE_NO_EXCL
+static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+#else
+static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode, bool excl)
+#endif
+{
+	int err = boesfs_check(dentry, BOESFS_OP_CREATE, 0, mode, 0, 0);
+
+	return err ? err : make(dir, dentry, MAKE_FILE, mode, 0, NULL);
+}
+
+static int boesfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode, dev_t dev)
+{
+	int err = boesfs_check(dentry, BOESFS_OP_MKNOD, 0, mode, new_encode_dev(dev), 0);
+
+	return err ? err : make(dir, dentry, MAKE_NODE, mode, dev, NULL);
+}
+
+static int boesfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, const char *target)
+{
+	struct boesfs_call call = { .ctx = { .op = BOESFS_OP_SYMLINK }, .dentry = dentry, .string = target };
+	int err = boesfs_judge(&call);
+
+	return err ? err : make(dir, dentry, MAKE_SYMLINK, S_IFLNK, 0, target);
+}
+
+static int make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
+	int err = boesfs_check(dentry, BOESFS_OP_MKDIR, 0, mode, 0, 0);
+
+	if (err)
+		return err;
+	err = mnt_want_write(mnt);
+	if (err)
+		return err;
+	err = boesfs_vfs_mkdir(boesfs_lower_idmap(dir->i_sb), boesfs_lower_dentry(dentry->d_parent),
+			       boesfs_lower_dentry(dentry), mode);
+	if (!err)
+		err = instantiate(dir, dentry);
+	mnt_drop_write(mnt);
+	return err;
+}
+
+#ifdef BOESFS_MKDIR_DENTRY
+static struct dentry *boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	return ERR_PTR(make_dir(dir, dentry, mode));
+}
+#else
+static int boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+{
+	return make_dir(dir, dentry, mode);
+}
+#endif
+
+static int remove(struct inode *dir, struct dentry *dentry, bool is_dir)
+{
+	struct mnt_idmap *idmap = boesfs_lower_idmap(dir->i_sb);
+	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
+	struct dentry *lower = boesfs_lower_dentry(dentry), *parent;
+	struct inode *inode = d_inode(dentry);
+	int err = mnt_want_write(mnt);
+
+	if (err)
+		return err;
+	parent = lock_lower_parent(dentry);
+	if (IS_ERR(parent)) {
+		err = PTR_ERR(parent);
+		goto out;
+	}
+	if (is_dir)
+		err = boesfs_vfs_rmdir(idmap, d_inode(parent), lower);
+	else
+		err = vfs_unlink(idmap, d_inode(parent), lower, NULL);
+	unlock_lower_parent(parent);
+	if (err)
+		goto out;
+	boesfs_copy_attr(dir);
+	if (is_dir)
+		clear_nlink(inode);
+	else
+		boesfs_copy_attr(inode);
+	d_drop(dentry);		/* the lower dentry is unhashed as well: we held it */
+out:
+	mnt_drop_write(mnt);
+	return err;
+}
+
+static int boesfs_unlink(struct inode *dir, struct dentry *dentry)
+{
+	int err = boesfs_check(dentry, BOESFS_OP_UNLINK, 0, 0, 0, 0);
+
+	return err ? err : remove(dir, dentry, false);
+}
+
+static int boesfs_rmdir(struct inode *dir, struct dentry *dentry)
+{
+	int err = boesfs_check(dentry, BOESFS_OP_RMDIR, 0, 0, 0, 0);
+
+	return err ? err : remove(dir, dentry, true);
+}
+
+static int boesfs_link(struct dentry *old, struct inode *dir, struct dentry *dentry)
+{
+	struct boesfs_call call = { .ctx = { .op = BOESFS_OP_LINK }, .dentry = old, .other = dentry };
+	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
+	struct dentry *parent;
+	int err = boesfs_judge(&call);
+
+	if (err)
+		return err;
+	err = mnt_want_write(mnt);
+	if (err)
+		return err;
+	parent = lock_lower_parent(dentry);
+	if (IS_ERR(parent)) {
+		err = PTR_ERR(parent);
+		goto out;
+	}
+	err = vfs_link(boesfs_lower_dentry(old), boesfs_lower_idmap(dir->i_sb), d_inode(parent),
+		       boesfs_lower_dentry(dentry), NULL);
+	unlock_lower_parent(parent);
+	if (!err) {
+		boesfs_copy_attr(d_inode(old));
+		err = instantiate(dir, dentry);
+	}
+out:
+	mnt_drop_write(mnt);
+	return err;
+}
+
+static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct dentry *old, struct inode *new_dir,
+			 struct dentry *new, unsigned int flags)
+{
+	struct boesfs_call call = {
+		.ctx = { .op = BOESFS_OP_RENAME, .arg = { flags } },
+		.dentry = old,
+		.other = new,
+	};
+	struct vfsmount *mnt = boesfs_sb(old_dir->i_sb)->lower;
+	int err = boesfs_judge(&call);
+
+	if (!err && flags & RENAME_EXCHANGE) {	/* both are moved, so both are asked for */
+		swap(call.dentry, call.other);
+		err = boesfs_judge(&call);
+	}
+	if (err)
+		return err;
+	err = mnt_want_write(mnt);
+	if (err)
+		return err;
+	err = boesfs_vfs_rename(boesfs_lower_idmap(old_dir->i_sb), boesfs_lower_dentry(old->d_parent),
+				boesfs_lower_dentry(old), boesfs_lower_dentry(new->d_parent), boesfs_lower_dentry(new),
+				flags);
+	mnt_drop_write(mnt);
+	if (err)
+		return err;
+	boesfs_begin_move(old);
+	if (flags & RENAME_EXCHANGE)
+		boesfs_begin_move(new);
+	boesfs_copy_attr(old_dir);
+	boesfs_copy_attr(new_dir);
+	boesfs_copy_attr(d_inode(old));
+	if (d_is_positive(new))
+		boesfs_copy_attr(d_inode(new));
+	return 0;
+}
+
+static int boesfs_no_open(struct inode *inode, struct file *file)
+{
+	return 0;
+}
+
+static int boesfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct file *file, umode_t mode)
+{
+	struct dentry *dentry = file->f_path.dentry;
+	struct path parent = boesfs_lower_path(dentry->d_parent);
+	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
+	struct file *lower;
+	struct inode *inode;
+	int err = mnt_want_write(mnt);
+
+	if (err)
+		return err;
+	lower = backing_tmpfile_open(boesfs_user_of(file), file->f_flags, &parent, mode, current_cred());
+	if (IS_ERR(lower)) {
+		err = PTR_ERR(lower);
+		goto out;
+	}
+	err = boesfs_dentry_alloc(dentry, dget(lower->f_path.dentry));
+	if (err)
+		goto out_lower;
+	inode = boesfs_iget(dir->i_sb, file_inode(lower));
+	if (IS_ERR(inode)) {
+		err = PTR_ERR(inode);
+		goto out_lower;
+	}
+	set_nlink(inode, 1);		/* d_tmpfile() takes it */
+	d_tmpfile(file, inode);
+	err = boesfs_check(dentry, BOESFS_OP_TMPFILE, 0, mode, 0, 0);
+	if (err)
+		goto out_lower;
+	file->private_data = lower;
+	if (lower->f_mode & FMODE_CAN_ODIRECT)
+		file->f_mode |= FMODE_CAN_ODIRECT;
+	err = finish_open(file, dentry, boesfs_no_open);
+	goto out;
+out_lower:
+	fput(lower);
+out:
+	mnt_drop_write(mnt);
+	return err;
+}
+
+static const char *boesfs_get_link(struct dentry *dentry, struct inode *inode, struct delayed_call *done)
+{
+	int err;
+
+	if (!dentry)
+		return ERR_PTR(-ECHILD);
+	err = boesfs_check(dentry, BOESFS_OP_READLINK, 0, 0, 0, 0);
+	return err ? ERR_PTR(err) : vfs_get_link(boesfs_lower_dentry(dentry), done);
+}
+
+static const struct inode_operations boesfs_dir_inode_ops = {
+	.lookup = boesfs_lookup,
+	.create = boesfs_create,
+	.mkdir = boesfs_mkdir,
+	.mknod = boesfs_mknod,
+	.symlink = boesfs_symlink,
+	.link = boesfs_link,
+	.unlink = boesfs_unlink,
+	.rmdir = boesfs_rmdir,
+	.rename = boesfs_rename,
+	.tmpfile = boesfs_tmpfile,
+	.permission = boesfs_permission,
+	.getattr = boesfs_getattr,
+	.setattr = boesfs_setattr,
+	.listxattr = boesfs_listxattr,
+	.get_acl = boesfs_get_acl,
+	.set_acl = boesfs_set_acl,
+	.fileattr_get = boesfs_fileattr_get,
+	.fileattr_set = boesfs_fileattr_set,
+};
+
+static const struct inode_operations boesfs_file_inode_ops = {
+	.permission = boesfs_permission,
+	.getattr = boesfs_getattr,
+	.setattr = boesfs_setattr,
+	.listxattr = boesfs_listxattr,
+	.get_acl = boesfs_get_acl,
+	.set_acl = boesfs_set_acl,
+	.fileattr_get = boesfs_fileattr_get,
+	.fileattr_set = boesfs_fileattr_set,
+};
+
+static const struct inode_operations boesfs_link_inode_ops = {
+	.get_link = boesfs_get_link,
+	.permission = boesfs_permission,
+	.getattr = boesfs_getattr,
+	.setattr = boesfs_setattr,
+	.listxattr = boesfs_listxattr,
+};

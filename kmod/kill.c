@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The end of those whom a policy does not suffer any longer. */
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/pid_namespace.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+
+#include "boesfs.h"
+#include "kfuncs.h"
+
+/* A sandbox is a PID namespace: with its init ends the whole instance. The host's own init is never meant. */
+static void kill_process(struct task_struct *task)
+{
+	struct pid_namespace *ns;
+
+	if (task->flags & PF_KTHREAD)
+		return;
+	rcu_read_lock();
+	ns = task_active_pid_ns(task);
+	if (ns && ns != &init_pid_ns)
+		kill_pid(find_pid_ns(1, ns), SIGKILL, 1);
+	kill_pid(task_tgid(task), SIGKILL, 1);
+	rcu_read_unlock();
+}
+
+void boesfs_kill_caller(void)
+{
+	kill_process(current);
+}
+
+static bool is_of_mounts(const struct file *file, const struct list_head *mounts)
+{
+	const struct boesfs_sb *sbi;
+
+	/* A mapping's file is the lower one, and only boesfs opens files on its private clones of mounts. */
+	list_for_each_entry(sbi, mounts, policy_node)
+		if (file->f_path.mnt == sbi->lower)
+			return true;
+	return false;
+}
+
+static bool maps_file_of(struct mm_struct *mm, const struct list_head *mounts)
+{
+	struct vm_area_struct *vma;
+	bool found = false;
+
+	mmap_read_lock(mm);
+	{
+		VMA_ITERATOR(vmi, mm, 0);
+
+		for_each_vma(vmi, vma) {
+			if (vma->vm_file && is_of_mounts(vma->vm_file, mounts)) {
+				found = true;
+				break;
+			}
+		}
+	}
+	mmap_read_unlock(mm);
+	return found;
+}
+
+/**
+ * boesfs_kill_mapped - SIGKILL to every process that has a file of these mounts mapped.
+ * @mounts: boesfs_sb.policy_node; the list may not change
+ *
+ * Who forks meanwhile is found later in the list of tasks; new mappings are judged by the new policy already.
+ */
+void boesfs_kill_mapped(const struct list_head *mounts)
+{
+	struct task_struct *process, *thread;
+	struct mm_struct *mm;
+
+again:
+	rcu_read_lock();
+	for_each_process(process) {
+		mm = NULL;
+		for_each_thread(process, thread) {
+			mm = thread->flags & PF_KTHREAD ? NULL : get_task_mm(thread);
+			if (mm)
+				break;
+		}
+		if (!mm)
+			continue;
+		if (fatal_signal_pending(thread)) {	/* is ending; perhaps because of us */
+			mmput_async(mm);
+			continue;
+		}
+		get_task_struct(process);
+		rcu_read_unlock();
+		if (maps_file_of(mm, mounts))
+			kill_process(process);
+		mmput(mm);
+		rcu_read_lock();
+		if (!pid_alive(process)) {		/* cannot go on from it */
+			rcu_read_unlock();
+			put_task_struct(process);
+			cond_resched();
+			goto again;
+		}
+		put_task_struct(process);
+	}
+	rcu_read_unlock();
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Labels and verdicts. A dentry's label follows from its parent's and its name; label and the operations known to be
+ * allowed are kept beside the lower dentry, under a stamp: the policy's generation plus the number of directories that
+ * were renamed on this mount. Whatever voids them changes the stamp, or is noticed under d_lock before they are stored.
+ */
+#include <linux/pid_namespace.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+
+#include "boesfs.h"
+#include "kfuncs.h"
+
+/* Always asked: their arguments matter, or they move what labels follow from. */
+#define BOESFS_ALWAYS_ASKED                                                                        \
+	(BIT_ULL(BOESFS_OP_SETATTR) | BIT_ULL(BOESFS_OP_LINK) | BIT_ULL(BOESFS_OP_RENAME) |        \
+	 BIT_ULL(BOESFS_OP_IOCTL) | BIT_ULL(BOESFS_OP_LOCK) | BIT_ULL(BOESFS_OP_ACCESS))
+
+enum { LABEL_TRIES = 64 };	/* renames that one lookup of a label may meet */
+
+/* What one judgement goes by. */
+struct boesfs_view {
+	const struct boesfs_sb *sbi;
+	const struct boesfs_epoch *epoch;
+	u64 stamp;
+};
+
+static bool label_known(const struct dentry *dentry, u64 stamp, u32 *label)
+{
+	const struct boesfs_dentry *bd = boesfs_dentry(dentry);
+
+	if (smp_load_acquire(&bd->stamp) != stamp)
+		return false;
+	*label = READ_ONCE(bd->label);
+	smp_rmb();	/* the label was that of the stamp, if the stamp is still there */
+	return READ_ONCE(bd->stamp) == stamp;
+}
+
+/* Under d_lock: between ->rename and the VFS's d_move() the name is an old one, and so is a label made from it. */
+static bool is_moving(const struct dentry *dentry)
+{
+	const struct boesfs_dentry *bd = boesfs_dentry(dentry);
+
+	return bd->moving && bd->moving_seq == dentry->d_seq.seqcount.sequence;
+}
+
+static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 label)
+{
+	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+	bool stored = false;
+
+	spin_lock(&dentry->d_lock);
+	if (dentry->d_seq.seqcount.sequence == seq && !is_moving(dentry)) {
+		bd->moving = false;
+		if (bd->stamp != stamp) {
+			WRITE_ONCE(bd->stamp, 0);
+			smp_wmb();	/* see boesfs_allowed() */
+			WRITE_ONCE(bd->allowed, 0);
+			WRITE_ONCE(bd->label, label);
+			smp_store_release(&bd->stamp, stamp);
+		}
+		stored = true;
+	}
+	spin_unlock(&dentry->d_lock);
+	return stored;
+}
+
+static int ask_label(const struct boesfs_view *view, u32 parent_label, const struct qstr *name)
+{
+	struct boesfs_call call;
+	int label;
+
+	if (!view->epoch->ops->label)
+		return 0;
+	memset(&call.ctx, 0, sizeof(call.ctx));
+	call.ctx.label = parent_label;
+	call.ctx.table = view->epoch->table;
+	call.ctx.policy_id = view->sbi->policy->id;
+	call.ctx.instance = view->sbi->instance;
+	call.ctx.generation = view->epoch->generation;
+	call.dentry = NULL;
+	call.other = NULL;
+	call.name = name;
+	call.string = NULL;
+	label = view->epoch->ops->label(&call.ctx);
+	return label < 0 ? -EPERM : label;
+}
+
+/* The label of the mount's root: at= is walked from the sandbox's root, which has label 0. */
+static int root_label(const struct boesfs_view *view)
+{
+	const char *at = view->sbi->at;
+	int label = 0;
+
+	for (;;) {
+		char component[NAME_MAX + 1];
+		struct qstr name = { .name = component };
+
+		at += strspn(at, "/");
+		name.len = strcspn(at, "/");
+		if (!name.len)
+			return label;
+		memcpy(component, at, name.len);	/* boesfs_parse_at() has seen to its length */
+		component[name.len] = '\0';
+		label = ask_label(view, label, &name);
+		if (label < 0)
+			return label;
+		at += name.len;
+	}
+}
+
+/* The ancestor so many generations up. */
+static struct dentry *ancestor(struct dentry *dentry, unsigned int up)
+{
+	while (up--)
+		dentry = READ_ONCE(dentry->d_parent);
+	return dentry;
+}
+
+/**
+ * find_label - A dentry's label, asked for from the nearest ancestor that has one down to it.
+ *
+ * Under RCU no dentry that is met goes away. Nothing recurses: a path may have two thousand components.
+ *
+ * Return: the label; -EPERM: the program gave none; -EAGAIN: a rename moved what the label follows from. *KEEP: nothing
+ * was moving, so what follows from the label may be kept.
+ */
+static int find_label(const struct boesfs_view *view, struct dentry *dentry, bool *keep)
+{
+	struct dentry *parent = NULL, *top = dentry;
+	unsigned int up = 0;
+	u32 known;
+	int label;
+
+	*keep = true;
+	while (!label_known(top, view->stamp, &known)) {
+		if (IS_ROOT(top)) {
+			label = root_label(view);
+			if (label < 0)
+				return label;
+			label_store(top, top->d_seq.seqcount.sequence, view->stamp, label);
+			known = label;
+			break;
+		}
+		top = READ_ONCE(top->d_parent);
+		up++;
+	}
+	label = known;
+	for (parent = top; up; up--) {
+		struct dentry *child = ancestor(dentry, up - 1);
+		unsigned int seq = raw_read_seqcount(&child->d_seq);
+		struct name_snapshot name;
+
+		if (READ_ONCE(child->d_parent) != parent)
+			return -EAGAIN;
+		take_dentry_name_snapshot(&name, child);
+		label = ask_label(view, label, &name.name);
+		release_dentry_name_snapshot(&name);
+		if (label < 0)
+			return label;
+		if (*keep && !label_store(child, seq, view->stamp, label))
+			*keep = false;
+		if (raw_read_seqcount(&child->d_seq) != seq)
+			return -EAGAIN;
+		parent = child;
+	}
+	return label;
+}
+
+static int find_label_again(struct boesfs_view *view, struct dentry *dentry, bool *keep)
+{
+	int tries = 0, label;
+
+	do {
+		label = find_label(view, dentry, keep);
+	} while (label == -EAGAIN && ++tries < LABEL_TRIES);
+	return label == -EAGAIN ? -EPERM : label;
+}
+
+static void fill_ctx(struct boesfs_call *call, const struct boesfs_view *view)
+{
+	struct inode *inode = d_inode(call->dentry);
+	struct boesfs_ctx *ctx = &call->ctx;
+
+	ctx->table = view->epoch->table;
+	ctx->policy_id = view->sbi->policy->id;
+	ctx->instance = view->sbi->instance;
+	ctx->generation = view->epoch->generation;
+	if (inode) {
+		ctx->mode = boesfs_lower_inode(inode)->i_mode;
+		ctx->ino = boesfs_lower_inode(inode)->i_ino;
+	}
+	ctx->dev = view->sbi->lower->mnt_sb->s_dev;
+	ctx->uid = from_kuid(&init_user_ns, current_uid());
+	ctx->gid = from_kgid(&init_user_ns, current_gid());
+	ctx->pid = task_tgid_nr(current);
+	ctx->tid = task_pid_nr(current);
+	ctx->flags = 0;
+}
+
+static void keep_allowed(struct dentry *dentry, u64 stamp, u32 op)
+{
+	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+
+	spin_lock(&dentry->d_lock);
+	if (bd->stamp == stamp)
+		WRITE_ONCE(bd->allowed, bd->allowed | BIT_ULL(op));
+	spin_unlock(&dentry->d_lock);
+}
+
+/* A program may say anything; what is no errno is EPERM. */
+static int clamp_verdict(int verdict)
+{
+	return verdict <= 0 && verdict >= -MAX_ERRNO ? verdict : -EPERM;
+}
+
+/**
+ * boesfs_judge - Ask the policy about an operation.
+ * @call: ctx.op, ctx.access, ctx.arg, dentry, and what else the operation has; the rest is filled in
+ *
+ * Return: 0 or -errno.
+ */
+int boesfs_judge(struct boesfs_call *call)
+{
+	struct boesfs_view view = { .sbi = boesfs_sb(call->dentry->d_sb) };
+	const struct boesfs_policy_ops *ops;
+	bool keep, keep_other;
+	int label, verdict;
+
+	if (!view.sbi->policy)
+		return 0;
+	rcu_read_lock();
+	view.epoch = rcu_dereference(view.sbi->policy->epoch);
+	ops = view.epoch->ops;
+	verdict = -EPERM;
+	if (!ops)
+		goto out;
+	view.stamp = boesfs_stamp(view.sbi, view.epoch->generation);
+	call->name = NULL;
+	fill_ctx(call, &view);
+	label = find_label_again(&view, call->dentry, &keep);
+	if (label < 0)
+		goto out;
+	call->ctx.label = label;
+	if (call->other) {
+		label = find_label_again(&view, call->other, &keep_other);
+		if (label < 0)
+			goto out;
+		call->ctx.other_label = label;
+	}
+	verdict = clamp_verdict(ops->check(&call->ctx));
+	if (verdict) {
+		if (call->ctx.flags & BOESFS_KILL)
+			boesfs_kill_caller();
+	} else if (keep && ops->flags & BOESFS_CACHE && !(call->ctx.flags & BOESFS_NOCACHE) &&
+		   !(BIT_ULL(call->ctx.op) & BOESFS_ALWAYS_ASKED)) {
+		keep_allowed(call->dentry, view.stamp, call->ctx.op);
+	}
+out:
+	rcu_read_unlock();
+	return verdict;
+}
+
+noinline int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 access, u64 arg0, u64 arg1, u64 arg2)
+{
+	struct boesfs_call call = {
+		.ctx = { .op = op, .access = access, .arg = { arg0, arg1, arg2 } },
+		.dentry = dentry,
+	};
+
+	return boesfs_judge(&call);
+}
+
+/**
+ * boesfs_check_access - Judge access(2), which comes without a dentry.
+ *
+ * Of a file with several names on this mount, one that is in use is judged: the answer is advice, as access(2)'s always is.
+ */
+int boesfs_check_access(struct inode *inode, int mask)
+{
+	struct dentry *dentry;
+	int err;
+
+	if (!boesfs_sb(inode->i_sb)->policy)
+		return 0;
+	if (mask & MAY_NOT_BLOCK)
+		return -ECHILD;
+	dentry = d_find_alias(inode);
+	if (!dentry)
+		return -EPERM;
+	err = boesfs_check(dentry, BOESFS_OP_ACCESS, mask & (MAY_READ | MAY_WRITE | MAY_EXEC), 0, 0, 0);
+	dput(dentry);
+	return err;
+}
+
+/**
+ * boesfs_begin_move - The VFS is going to move this dentry: its label is void, and none that follows from its present
+ * name is kept. For a directory, those below it are void too.
+ */
+void boesfs_begin_move(struct dentry *dentry)
+{
+	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+
+	spin_lock(&dentry->d_lock);
+	bd->moving = true;
+	bd->moving_seq = dentry->d_seq.seqcount.sequence;
+	WRITE_ONCE(bd->stamp, 0);
+	spin_unlock(&dentry->d_lock);
+	if (d_is_dir(dentry))
+		boesfs_void_labels(dentry->d_sb);
+}
+
+/* Labels and verdicts of all names on this superblock are void. */
+void boesfs_void_labels(struct super_block *sb)
+{
+	struct boesfs_sb *sbi = boesfs_sb(sb);
+
+	spin_lock(&sbi->moves_lock);
+	WRITE_ONCE(sbi->moves, sbi->moves + 1);
+	spin_unlock(&sbi->moves_lock);
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Extended attributes and ACLs: always through the VFS's checked entry points. */
+#include <linux/fs.h>
+#include <linux/mount.h>
+#include <linux/posix_acl.h>
+#include <linux/posix_acl_xattr.h>
+#include <linux/xattr.h>
+
+#include "boesfs.h"
+
+static int check_xattr(struct dentry *dentry, enum boesfs_op op, const char *name, u64 size, u64 flags)
+{
+	struct boesfs_call call = { .ctx = { .op = op, .arg = { size, flags } }, .dentry = dentry, .string = name };
+
+	return boesfs_allowed(dentry, op) ? 0 : boesfs_judge(&call);
+}
+
+static int boesfs_xattr_get(const struct xattr_handler *handler, struct dentry *dentry, struct inode *inode,
+			    const char *name, void *buffer, size_t size)
+{
+	int err;
+
+	/* Capabilities of files are set-id bits of another kind. */
+	if (boesfs_sb(dentry->d_sb)->lower->mnt_flags & MNT_NOSUID && !strcmp(name, XATTR_NAME_CAPS))
+		return -ENODATA;
+	err = check_xattr(dentry, BOESFS_OP_GETXATTR, name, 0, 0);
+	if (err)
+		return err;
+	return vfs_getxattr(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name, buffer, size);
+}
+
+static int boesfs_xattr_set(const struct xattr_handler *handler, struct mnt_idmap *idmap, struct dentry *dentry,
+			    struct inode *inode, const char *name, const void *value, size_t size, int flags)
+{
+	struct mnt_idmap *lower_idmap = boesfs_lower_idmap(dentry->d_sb);
+	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
+	struct dentry *lower = boesfs_lower_dentry(dentry);
+	int err = check_xattr(dentry, value ? BOESFS_OP_SETXATTR : BOESFS_OP_REMOVEXATTR, name, size, flags);
+
+	if (err)
+		return err;
+	err = mnt_want_write(mnt);
+	if (err)
+		return err;
+	if (value)
+		err = vfs_setxattr(lower_idmap, lower, name, value, size, flags);
+	else
+		err = vfs_removexattr(lower_idmap, lower, name);
+	mnt_drop_write(mnt);
+	boesfs_copy_attr(inode);
+	return err;
+}
+
+ssize_t boesfs_listxattr(struct dentry *dentry, char *list, size_t size)
+{
+	int err = boesfs_check(dentry, BOESFS_OP_LISTXATTR, 0, 0, 0, 0);
+
+	return err ? err : vfs_listxattr(boesfs_lower_dentry(dentry), list, size);
+}
+
+static const struct xattr_handler boesfs_xattr_handler = {
+	.prefix = "",	/* all names; ACLs do not come here */
+	.get = boesfs_xattr_get,
+	.set = boesfs_xattr_set,
+};
+
+const struct xattr_handler * const boesfs_xattr_handlers[] = { &boesfs_xattr_handler, NULL };
+
+/* The VFS shows an ACL's ids as they are; those of an idmapped lower mount are translated here, on a copy. */
+static struct posix_acl *translate_acl(struct mnt_idmap *idmap, const struct posix_acl *acl)
+{
+	struct posix_acl *copy = posix_acl_alloc(acl->a_count, GFP_KERNEL);
+	struct user_namespace *ns = &init_user_ns;
+	unsigned int i;
+
+	if (!copy)
+		return ERR_PTR(-ENOMEM);
+	for (i = 0; i < acl->a_count; i++) {
+		const struct posix_acl_entry *from = &acl->a_entries[i];
+		struct posix_acl_entry *to = &copy->a_entries[i];
+
+		*to = *from;
+		if (from->e_tag == ACL_USER)
+			to->e_uid = vfsuid_into_kuid(make_vfsuid(idmap, ns, from->e_uid));
+		else if (from->e_tag == ACL_GROUP)
+			to->e_gid = vfsgid_into_kgid(make_vfsgid(idmap, ns, from->e_gid));
+	}
+	return copy;
+}
+
+struct posix_acl *boesfs_get_acl(struct mnt_idmap *idmap, struct dentry *dentry, int type)
+{
+	struct mnt_idmap *lower_idmap = boesfs_lower_idmap(dentry->d_sb);
+	const char *name = posix_acl_xattr_name(type);
+	struct posix_acl *acl, *copy;
+	int err = check_xattr(dentry, BOESFS_OP_GETXATTR, name, 0, 0);
+
+	if (err)
+		return ERR_PTR(err);
+	acl = vfs_get_acl(lower_idmap, boesfs_lower_dentry(dentry), name);
+	if (IS_ERR_OR_NULL(acl)) {
+		/* that there is none has two spellings */
+		return acl == ERR_PTR(-ENODATA) ? NULL : acl;
+	}
+	if (lower_idmap == &nop_mnt_idmap)
+		return acl;
+	copy = translate_acl(lower_idmap, acl);
+	posix_acl_release(acl);
+	return copy;
+}
+
+int boesfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl *acl, int type)
+{
+	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
+	const char *name = posix_acl_xattr_name(type);
+	int err = check_xattr(dentry, acl ? BOESFS_OP_SETXATTR : BOESFS_OP_REMOVEXATTR, name, 0, 0);
+
+	if (err)
+		return err;
+	err = mnt_want_write(mnt);
+	if (err)
+		return err;
+	if (acl)
+		err = vfs_set_acl(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name, acl);
+	else
+		err = vfs_remove_acl(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name);
+	mnt_drop_write(mnt);
+	boesfs_copy_attr(d_inode(dentry));
+	return err;
+}
