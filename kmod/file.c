@@ -37,7 +37,7 @@ static inline struct file *lower_file(struct file *file)
 
 static int check_file(struct file *file, enum boesfs_op op, u64 arg0, u64 arg1, u64 arg2)
 {
-	return boesfs_check(file_dentry(file), op, 0, arg0, arg1, arg2);
+	return boesfs_check(file->f_path.dentry, op, 0, arg0, arg1, arg2);
 }
 
 /* ------------------------------------------------------------- open and close */
@@ -53,7 +53,7 @@ static int check_open(struct file *file)
 
 static int boesfs_open(struct inode *inode, struct file *file)
 {
-	struct path path = boesfs_lower_path(file_dentry(file));
+	struct path path = boesfs_lower_path(file->f_path.dentry);
 	struct file *lower;
 	int err = check_open(file);
 
@@ -131,17 +131,12 @@ static void end_write(struct file *file, loff_t pos, ssize_t written)
 static ssize_t boesfs_write_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
 	struct file *file = iocb->ki_filp;
-	struct inode *inode = file_inode(file);
 	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(file), .end_write = end_write };
 	ssize_t ret = check_file(file, BOESFS_OP_WRITE, iov_iter_count(iter), iocb->ki_pos, 0);
 
 	if (unlikely(ret))
 		return ret;
-	inode_lock(inode);		/* for the set-id bits, which are taken from our inode */
-	boesfs_copy_attr(inode);
-	ret = backing_file_write_iter(lower_file(file), iter, iocb, iocb->ki_flags, &ctx);
-	inode_unlock(inode);
-	return ret;
+	return backing_file_write_iter(lower_file(file), iter, iocb, iocb->ki_flags, &ctx);
 }
 
 static ssize_t boesfs_splice_read(struct file *in, loff_t *pos, struct pipe_inode_info *pipe, size_t len,
@@ -158,17 +153,12 @@ static ssize_t boesfs_splice_read(struct file *in, loff_t *pos, struct pipe_inod
 static ssize_t boesfs_splice_write(struct pipe_inode_info *pipe, struct file *out, loff_t *pos, size_t len,
 				   unsigned int flags)
 {
-	struct inode *inode = file_inode(out);
 	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(out), .end_write = end_write };
 	ssize_t ret = check_file(out, BOESFS_OP_WRITE, len, *pos, 0);
 
 	if (ret)
 		return ret;
-	inode_lock(inode);
-	boesfs_copy_attr(inode);
-	ret = boesfs_backing_splice_write(pipe, out, lower_file(out), pos, len, flags, &ctx);
-	inode_unlock(inode);
-	return ret;
+	return boesfs_backing_splice_write(pipe, out, lower_file(out), pos, len, flags, &ctx);
 }
 
 static int check_two(struct file *in, loff_t pos_in, struct file *out, loff_t pos_out, u64 len)
@@ -185,25 +175,18 @@ static int check_two(struct file *in, loff_t pos_in, struct file *out, loff_t po
 static ssize_t boesfs_copy_file_range(struct file *in, loff_t pos_in, struct file *out, loff_t pos_out, size_t len,
 				      unsigned int flags)
 {
-	struct inode *inode = file_inode(out);
 	ssize_t ret = check_two(in, pos_in, out, pos_out, len);
 
 	if (ret)
 		return ret;
-	inode_lock(inode);
-	boesfs_copy_attr(inode);
-	ret = file_remove_privs(out);
-	inode_unlock(inode);
-	if (!ret)
-		ret = vfs_copy_file_range(lower_file(in), pos_in, lower_file(out), pos_out, len, flags);
-	boesfs_copy_attr(inode);
+	ret = vfs_copy_file_range(lower_file(in), pos_in, lower_file(out), pos_out, len, flags);
+	boesfs_copy_attr(file_inode(out));
 	return ret;
 }
 
 static loff_t boesfs_remap_file_range(struct file *in, loff_t pos_in, struct file *out, loff_t pos_out, loff_t len,
 				      unsigned int flags)
 {
-	struct inode *inode = file_inode(out);
 	loff_t ret;
 
 	if (flags & ~(REMAP_FILE_DEDUP | REMAP_FILE_ADVISORY))
@@ -213,30 +196,19 @@ static loff_t boesfs_remap_file_range(struct file *in, loff_t pos_in, struct fil
 		return ret;
 	if (flags & REMAP_FILE_DEDUP)
 		return vfs_dedupe_file_range_one(lower_file(in), pos_in, lower_file(out), pos_out, len, flags);
-	inode_lock(inode);
-	boesfs_copy_attr(inode);
-	ret = file_remove_privs(out);
-	inode_unlock(inode);
-	if (!ret)
-		ret = vfs_clone_file_range(lower_file(in), pos_in, lower_file(out), pos_out, len, flags);
-	boesfs_copy_attr(inode);
+	ret = vfs_clone_file_range(lower_file(in), pos_in, lower_file(out), pos_out, len, flags);
+	boesfs_copy_attr(file_inode(out));
 	return ret;
 }
 
 static long boesfs_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {
-	struct inode *inode = file_inode(file);
 	int ret = check_file(file, BOESFS_OP_FALLOCATE, mode, offset, len);
 
 	if (ret)
 		return ret;
-	inode_lock(inode);
-	boesfs_copy_attr(inode);
-	ret = file_remove_privs(file);
-	if (!ret)
-		ret = vfs_fallocate(lower_file(file), mode, offset, len);
-	boesfs_copy_attr(inode);
-	inode_unlock(inode);
+	ret = vfs_fallocate(lower_file(file), mode, offset, len);
+	boesfs_copy_attr(file_inode(file));
 	return ret;
 }
 
@@ -259,7 +231,7 @@ static int boesfs_mmap(struct file *file, struct vm_area_struct *vma)
 		access |= PROT_EXEC;
 	if (shared)
 		access |= MAP_SHARED << 8;
-	err = boesfs_check(file_dentry(file), BOESFS_OP_MMAP, access, vma->vm_start, vma->vm_end, 0);
+	err = boesfs_check(file->f_path.dentry, BOESFS_OP_MMAP, access, vma->vm_start, vma->vm_end, 0);
 	if (!err)
 		err = check_file(file, BOESFS_OP_READ, 0, 0, 0);
 	if (!err && shared && vma->vm_flags & VM_MAYWRITE) {

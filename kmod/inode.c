@@ -28,6 +28,7 @@ void boesfs_copy_attr(struct inode *inode)
 	struct inode *lower = boesfs_lower_inode(inode);
 	struct mnt_idmap *idmap = boesfs_lower_idmap(inode->i_sb);
 	umode_t mode = READ_ONCE(lower->i_mode);
+	loff_t size;
 
 	if (boesfs_sb(inode->i_sb)->lower->mnt_flags & MNT_NOSUID && !S_ISDIR(mode))
 		mode &= ~(S_ISUID | S_ISGID);
@@ -39,8 +40,13 @@ void boesfs_copy_attr(struct inode *inode)
 	inode_set_ctime_to_ts(inode, inode_get_ctime(lower));
 	if (inode->i_nlink != lower->i_nlink)
 		set_nlink(inode, lower->i_nlink);
-	inode_set_flags(inode, lower->i_flags & BOESFS_COPIED_FLAGS, BOESFS_COPIED_FLAGS);
-	i_size_write(inode, i_size_read(lower));
+	if (unlikely((lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS))
+		inode_set_flags(inode, lower->i_flags & BOESFS_COPIED_FLAGS, BOESFS_COPIED_FLAGS);
+	do {	/* nobody who writes meanwhile leaves an older size behind */
+		size = i_size_read(lower);
+		i_size_write(inode, size);
+		smp_mb();
+	} while (unlikely(i_size_read(lower) != size));
 }
 
 static int boesfs_test(struct inode *inode, void *lower)
@@ -88,7 +94,8 @@ struct inode *boesfs_iget(struct super_block *sb, struct inode *lower)
 	inode->i_ino = lower->i_ino;
 	inode->i_generation = lower->i_generation;
 	inode->i_blkbits = lower->i_blkbits;
-	inode->i_flags |= S_NOATIME | S_NOCMTIME;	/* the lower inode has the times */
+	/* The lower inode has the times, and loses its set-id bits and capabilities when the lower file is written. */
+	inode->i_flags |= S_NOATIME | S_NOCMTIME | S_NOSEC;
 	inode->i_acl = inode->i_default_acl = ACL_DONT_CACHE;
 	boesfs_copy_attr(inode);
 	set_lock_classes(inode);

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * fsbench: nanoseconds per operation in each of some directories, in turn. Under `-icount shift=0` a nanosecond is an
+ * instruction of the guest.
+ *
+ *   fsbench [-r ROUNDS] [-n COUNT] MEASURE... -- NAME=DIRECTORY...
+ *
+ * A round does COUNT operations of each measure in each directory, which has the files that -p (prepare) makes. Prints
+ * `MEASURE NAME NANOSECONDS` for each round, a tenth of an operation exact.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { FILE_SIZE = 1 << 20, ENTRIES = 100 };
+
+static char buffer[65536];
+
+static void die(const char *what)
+{
+	fprintf(stderr, "fsbench: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static long long now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* The working directory is the measured one; files are two directories deep. */
+static void read4k(int count)
+{
+	int fd = open("d1/d2/file", O_RDONLY), i;
+
+	for (i = 0; i < count; i++)
+		if (pread(fd, buffer, 4096, (i % (FILE_SIZE / 4096)) * 4096) != 4096)
+			die("pread");
+	close(fd);
+}
+
+static void write4k(int count)
+{
+	int fd = open("d1/d2/file", O_WRONLY), i;
+
+	for (i = 0; i < count; i++)
+		if (pwrite(fd, buffer, 4096, (i % (FILE_SIZE / 4096)) * 4096) != 4096)
+			die("pwrite");
+	close(fd);
+}
+
+static void do_stat(int count)
+{
+	struct stat st;
+	int i;
+
+	for (i = 0; i < count; i++)
+		if (stat("d1/d2/file", &st))
+			die("stat");
+}
+
+static void open_close(int count)
+{
+	int i;
+
+	for (i = 0; i < count; i++) {
+		int fd = open("d1/d2/file", O_RDONLY);
+
+		if (fd < 0 || read(fd, buffer, 512) != 512)
+			die("open");
+		close(fd);
+	}
+}
+
+static void create_unlink(int count)
+{
+	int i;
+
+	for (i = 0; i < count; i++) {
+		int fd = open("d1/d2/new", O_WRONLY | O_CREAT | O_EXCL, 0644);
+
+		if (fd < 0)
+			die("create");
+		close(fd);
+		if (unlink("d1/d2/new"))
+			die("unlink");
+	}
+}
+
+/* A page per operation, of a mapping that is made anew when it is through. */
+static void mmap_fault(int count)
+{
+	int fd = open("d1/d2/file", O_RDONLY), i, pages = FILE_SIZE / 4096;
+	volatile char *map = NULL, sum = 0;
+
+	for (i = 0; i < count; i++) {
+		if (i % pages == 0) {
+			if (map)
+				munmap((void *)map, FILE_SIZE);
+			map = mmap(NULL, FILE_SIZE, PROT_READ, MAP_PRIVATE, fd, 0);
+			if (map == MAP_FAILED || madvise((void *)map, FILE_SIZE, MADV_RANDOM))
+				die("mmap");
+		}
+		sum += map[(i % pages) * 4096];
+	}
+	munmap((void *)map, FILE_SIZE);
+	close(fd);
+}
+
+/* A directory of ENTRIES names per operation. */
+static void do_readdir(int count)
+{
+	int i, n;
+
+	for (i = 0; i < count; i++) {
+		DIR *dir = opendir("d1/many");
+
+		if (!dir)
+			die("opendir");
+		for (n = 0; readdir(dir); n++)
+			;
+		if (n != ENTRIES + 2)
+			die("readdir");
+		closedir(dir);
+	}
+}
+
+static void do_rename(int count)
+{
+	int i;
+
+	for (i = 0; i < count; i++)
+		if (rename(i & 1 ? "d1/d2/there" : "d1/d2/here", i & 1 ? "d1/d2/here" : "d1/d2/there"))
+			die("rename");
+}
+
+/* The first stat of a file: its name is new to the mount. COUNT files; needs a fresh mount or a drop of caches. */
+static void first_stat(int count)
+{
+	struct stat st;
+	char name[64];
+	int i;
+
+	for (i = 0; i < count; i++) {
+		snprintf(name, sizeof(name), "d1/first/f%d", i);
+		if (stat(name, &st))
+			die(name);
+	}
+}
+
+static void touch(const char *name, size_t size)
+{
+	int fd = open(name, O_WRONLY | O_CREAT, 0644);
+
+	if (fd < 0)
+		die(name);
+	for (; size; size -= size < sizeof(buffer) ? size : sizeof(buffer))
+		if (write(fd, buffer, size < sizeof(buffer) ? size : sizeof(buffer)) < 0)
+			die(name);
+	close(fd);
+}
+
+static void prepare(const char *directory, int first)
+{
+	char name[64];
+	int i;
+
+	if (chdir(directory) || mkdir("d1", 0755) || mkdir("d1/d2", 0755) || mkdir("d1/many", 0755) ||
+	    mkdir("d1/first", 0755))
+		die(directory);
+	touch("d1/d2/file", FILE_SIZE);
+	touch("d1/d2/here", 100);
+	for (i = 0; i < ENTRIES; i++) {
+		snprintf(name, sizeof(name), "d1/many/entry%d", i);
+		touch(name, 0);
+	}
+	for (i = 0; i < first; i++) {
+		snprintf(name, sizeof(name), "d1/first/f%d", i);
+		touch(name, 0);
+	}
+}
+
+static const struct {
+	const char *name;
+	void (*run)(int count);
+} measures[] = {
+	{ "read4k", read4k }, { "write4k", write4k }, { "stat", do_stat }, { "open-close", open_close },
+	{ "create-unlink", create_unlink }, { "mmap-fault", mmap_fault }, { "readdir", do_readdir },
+	{ "rename", do_rename }, { "first-stat", first_stat },
+};
+
+static void measure(const char *which, const char *subject, int count, int print)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(measures) / sizeof(*measures); i++) {
+		if (!strcmp(measures[i].name, which)) {
+			long long begin = now();
+
+			measures[i].run(count);
+			if (print)
+				printf("%s %.*s %.1f\n", which, (int)strcspn(subject, "="), subject,
+				       (double)(now() - begin) / count);
+			return;
+		}
+	}
+	errno = ENOENT;
+	die(which);
+}
+
+int main(int argc, char **argv)
+{
+	int rounds = 5, count = 2000, option, first, last, i, j, r, once = 0;
+
+	while ((option = getopt(argc, argv, "+r:n:p:1")) != -1) {
+		if (option == 'r')
+			rounds = atoi(optarg);
+		else if (option == 'n')
+			count = atoi(optarg);
+		else if (option == '1')		/* no round before those that count */
+			once = 1;
+		else if (option == 'p')
+			return prepare(optarg, count), 0;
+		else
+			return 2;
+	}
+	for (first = last = optind; last < argc && strcmp(argv[last], "--"); last++)
+		;
+	if (last == first || last + 1 >= argc)
+		return fprintf(stderr, "usage: see the head of fsbench.c\n"), 2;
+	for (r = once ? 0 : -1; r < rounds; r++)
+		for (i = first; i < last; i++)
+			for (j = last + 1; j < argc; j++) {
+				if (chdir(strchr(argv[j], '=') + 1))
+					die(argv[j]);
+				measure(argv[i], argv[j], count - count % 2, r >= 0);
+			}
+	return 0;
+}

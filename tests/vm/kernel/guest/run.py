@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output."""
+
+import importlib
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import scene
+
+
+def main() -> None:
+    """Each test has a scene of its own; what it leaves behind is cleared away."""
+    for full in sys.argv[1:]:
+        module, _, name = full.partition(".")
+        begun = time.monotonic()
+        detail = ""
+        Path("/dev/kmsg").write_text(f"test {full}\n")
+        stage = scene.Scene()
+        try:
+            getattr(importlib.import_module(module), name)(stage)
+        except Exception:
+            detail = traceback.format_exc()
+        try:
+            stage.close()
+        except Exception:
+            detail += traceback.format_exc()
+        said = {"name": full, "ok": not detail, "detail": detail, "seconds": round(time.monotonic() - begun, 2)}
+        said["values"] = stage.values
+        print("RESULT " + json.dumps(said), flush=True)
+        print(f"{full}: {'ok' if not detail else 'FAILED ' + detail}", file=sys.stderr, flush=True)
+
+
+main()

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a kernel test works with: a lower directory on ext4, mounts of boesfs over it, and a policy."""
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+T = Path("/t")
+LOADER = str(T / "loader")
+OBJECT = str(T / "test_policy.bpf.o")
+_HEADER = (T / "boesfs_abi.h").read_text()
+ABI = {name: int(number) for name, number in re.findall(r"(BOESFS_\w+) = (\d+)\b(?! <<)", _HEADER)}
+ABI |= {name: 1 << int(bit) for name, bit in re.findall(r"(BOESFS_\w+) = 1 << (\d+)", _HEADER)}
+OPS = {name.removeprefix("BOESFS_OP_").lower(): number for name, number in ABI.items() if name.startswith("BOESFS_OP_")}
+OP_NAMES = {number: name for name, number in OPS.items() if name != "nr"}
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def bits(*ops: str) -> int:
+    """The operations as a mask."""
+    return sum(1 << OPS[op] for op in ops)
+
+
+ALL = sum(1 << number for name, number in OPS.items() if name != "nr")
+
+
+def run(*command: object, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
+    """A command with its output as text."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, text=True, capture_output=True, check=False, **more)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+@contextlib.contextmanager
+def refused(number: int = errno.EPERM) -> Iterator[None]:
+    """The block has to fail with this errno."""
+    try:
+        yield
+    except OSError as error:
+        assert error.errno == number, f"errno {errno.errorcode[error.errno or 0]}, not {errno.errorcode[number]}"
+    else:
+        raise AssertionError(f"not refused with {errno.errorcode[number]}")
+
+
+def child(work: Callable[[], object]) -> int:
+    """Run WORK in a process; its wait status. An exception is status 1."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001 (the child must not go on with the tests)
+            print("child:", repr(error))
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
+
+
+class Policy:
+    """A policy program under the tests' rules. Nodes are numbers; a label is table << 20 | node."""
+
+    def __init__(self, name: str = "test", flags: int | None = None) -> None:
+        self.name = name
+        self.nodes = 0
+        run(LOADER, "load", name, OBJECT, *([] if flags is None else [flags]))
+
+    def do(self, verb: str, *args: object, check: bool = True) -> str:
+        """A verb of the loader."""
+        return run(LOADER, verb, self.name, *args, check=check).stdout
+
+    def label(self, path: str, table: int = 0, node: int | None = None) -> int:
+        """Give PATH a label of its own, and its ancestors the one of their nodes."""
+        here = table << 20
+        for component in path.strip("/").split("/"):
+            self.nodes += 6  # a long name takes several
+            label = table << 20 | (self.nodes if node is None or component != path.rsplit("/", 1)[-1] else node)
+            key = (here, component)
+            known = self.__dict__.setdefault("known", {})
+            if key not in known:
+                self.do("name", here, component, label)
+                known[key] = label
+            here = known[key]
+        return here
+
+    def rule(self, path: str, table: int = 0, **fields: int) -> int:
+        """A rule for PATH and all below it; `/` is the sandbox's root. The label it is for."""
+        label = self.label(path, table) if path.strip("/") else table << 20
+        self.do("rule", label, *[f"{name}={value}" for name, value in fields.items()])
+        return label
+
+    def bump(self) -> None:
+        """Begin a new generation of all policies of this program."""
+        self.do("update")
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was recorded since the last time; `op` by name."""
+        found = []
+        for line in self.do("records").splitlines():
+            record: dict[str, Any] = {}
+            for word in re.findall(r"(\w+)=(.*?)(?= \w+=|$)", line):
+                record[word[0]] = word[1] if word[0] in ("path", "other", "string") else int(word[1])
+            record["op"] = OP_NAMES[record["op"]]
+            found.append(record)
+        return found
+
+    def ops(self) -> list[str]:
+        """The names of the recorded operations."""
+        return [record["op"] for record in self.records()]
+
+    def counters(self) -> dict[str, int]:
+        """How often label and check were asked since the last time."""
+        return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", self.do("counters"))}
+
+    def unload(self) -> None:
+        """Detach."""
+        run(LOADER, "unload", self.name, check=False)
+
+
+class Scene:
+    """A test's world."""
+
+    def __init__(self) -> None:
+        if not Path("/sys/module/boesfs").exists():
+            run("insmod", T / "boesfs.ko")
+        self.home = Path("/scratch/test")
+        self.lower = self.home / "lower"
+        self.lower.mkdir(parents=True)
+        self.upper = self.home / "upper"
+        self.upper.mkdir()
+        self.mounts: list[Path] = []
+        self.policies: list[Policy] = []
+        self.values: dict[str, Any] = {}
+
+    def policy(self, name: str = "test", flags: int | None = None) -> Policy:
+        """Load the test policy."""
+        policy = Policy(name, flags)
+        self.policies.append(policy)
+        return policy
+
+    def mount(self, source: Path | None = None, target: Path | None = None, **options: object) -> Path:
+        """Mount boesfs; without options `policy=test`. An option that is True is a flag."""
+        source, target = source or self.lower, target or self.upper
+        target.mkdir(exist_ok=True)
+        words = [name if value is True else f"{name}={value}" for name, value in (options or {"policy": "test"}).items()]
+        run("mount", "-i", "-t", "boesfs", "-o", ",".join(words), source, target)
+        self.mounts.append(target)
+        return target
+
+    def umount(self, target: Path | None = None) -> None:
+        """Unmount."""
+        target = target or self.upper
+        run("umount", target)
+        self.mounts.remove(target)
+
+    def close(self) -> None:
+        """Clear away; what cannot be cleared away is a failure."""
+        os.chdir("/")
+        for target in reversed(self.mounts):
+            if run("umount", target, check=False).returncode:
+                run("umount", "-l", target)
+                self.mounts = []
+                shutil.rmtree(self.home, ignore_errors=True)
+                raise AssertionError(f"{target} was busy at the end of the test")
+        for policy in self.policies:
+            policy.unload()
+        run("chattr", "-R", "-ia", self.home, check=False)
+        shutil.rmtree(self.home)
+
+
+def killed(status: int) -> bool:
+    """Whether a wait status says SIGKILL."""
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL

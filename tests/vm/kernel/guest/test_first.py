@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The module works at all."""
+
+import errno
+
+from scene import OPS, Scene, bits, refused
+
+
+def test_a_file_is_read_written_and_removed_through_the_mount(s: Scene) -> None:
+    (s.lower / "f").write_text("hello")
+    s.policy()
+    up = s.mount()
+    assert (up / "f").read_text() == "hello"
+    (up / "g").write_text("new")
+    assert (s.lower / "g").read_text() == "new"
+    (up / "g").unlink()
+    assert not (s.lower / "g").exists()
+    (up / "d").mkdir()
+    (up / "d").rmdir()
+    assert sorted(p.name for p in up.iterdir()) == ["f"]
+
+
+def test_what_a_rule_denies_is_denied_and_the_rest_goes_on(s: Scene) -> None:
+    (s.lower / "secret").mkdir()
+    (s.lower / "secret/key").write_text("k")
+    (s.lower / "open").write_text("o")
+    policy = s.policy()
+    policy.rule("/secret", deny=bits("open"))
+    up = s.mount()
+    with refused(errno.EPERM):
+        (up / "secret/key").read_text()
+    assert (up / "open").read_text() == "o"
+    (record,) = policy.records()
+    assert (record["op"], record["path"], record["verdict"]) == ("open", "/secret/key", -errno.EPERM)
+    assert OPS["open"] == 5

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The tests' policy. A label is (table << 20 | node); names without an entry take their directory's label, so a rule holds
+ * for a whole subtree. What no rule denies is allowed.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+#include "boesfs_abi.h"
+struct boesfs_policy_ops {
+	int (*label)(struct boesfs_ctx *ctx);
+	int (*check)(struct boesfs_ctx *ctx);
+	__u32 flags;
+	char name[BOESFS_PROGRAM_NAME_MAX];
+};
+#pragma clang attribute pop
+#include "test_policy.h"
+
+#define EPERM 1
+
+extern int boesfs_ctx_string(struct boesfs_ctx *ctx, u32 which, char *buf, u32 buf__sz) __ksym;
+extern char *boesfs_name_key(struct boesfs_ctx *ctx, u32 label, u32 chunk, const int rdwr_buf_size) __ksym;
+extern int boesfs_ctx_program(struct boesfs_ctx *ctx, struct boesfs_program_id *id) __ksym;
+extern int boesfs_policy_replace(const char *name, u32 name__sz, u32 id, u64 table, u32 flags) __ksym;
+extern int boesfs_policy_forget(const char *name, u32 name__sz, u32 id) __ksym;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, TEST_NAMES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(key_size, 64);
+	__uint(value_size, 4);
+} names SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, TEST_LABELS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct test_rule);
+} rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} records SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TEST_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct boesfs_program_id);
+} trusted SEC(".maps");
+
+static void count(__u32 which)
+{
+	__u64 *counter = bpf_map_lookup_elem(&counters, &which);
+
+	if (counter)
+		__sync_fetch_and_add(counter, 1);
+}
+
+SEC("struct_ops/label")
+int BPF_PROG(test_label, struct boesfs_ctx *bc)
+{
+	__u32 parent = bc->label, label, chunk;
+
+	count(TEST_LABELS_ASKED);
+	if (!parent)
+		parent = (__u32)bc->table << TEST_TABLE_SHIFT;
+	label = parent;
+	for (chunk = 0; chunk < 5; chunk++) {	/* a long name has several pieces, each a step in the trie */
+		char *key = boesfs_name_key(bc, label, chunk, 64);
+		__u32 *next;
+
+		if (!key)
+			return chunk ? label : parent;
+		next = bpf_map_lookup_elem(&names, key);
+		if (!next)
+			return parent;
+		label = *next;
+		if (label == 0x7fffffff)	/* the tests' word for a name without a label */
+			return -EPERM;
+	}
+	return label;
+}
+
+static void record(struct boesfs_ctx *bc, int verdict)
+{
+	struct test_record *r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
+	int i;
+
+	if (!r)
+		return;
+	r->op = bc->op;
+	r->access = bc->access;
+	r->label = bc->label;
+	r->other_label = bc->other_label;
+	r->uid = bc->uid;
+	r->pid = bc->pid;
+	r->policy_id = bc->policy_id;
+	r->mode = bc->mode;
+	r->instance = bc->instance;
+	r->table = bc->table;
+	r->generation = bc->generation;
+	r->ino = bc->ino;
+	r->dev = bc->dev;
+	for (i = 0; i < 4; i++)
+		r->arg[i] = bc->arg[i];
+	r->verdict = verdict;
+	r->path[0] = r->other[0] = r->string[0] = 0;
+	boesfs_ctx_string(bc, BOESFS_STRING_PATH, r->path, sizeof(r->path));
+	boesfs_ctx_string(bc, BOESFS_STRING_OTHER_PATH, r->other, sizeof(r->other));
+	if (boesfs_ctx_string(bc, BOESFS_STRING_XATTR, r->string, sizeof(r->string)) < 0)
+		boesfs_ctx_string(bc, BOESFS_STRING_TARGET, r->string, sizeof(r->string));
+	bpf_ringbuf_submit(r, 0);
+}
+
+/* The context is read at fixed offsets only. */
+static __u64 argument(struct boesfs_ctx *bc, __u32 which)
+{
+	__u64 args[4] = { bc->arg[0], bc->arg[1], bc->arg[2], bc->arg[3] };
+
+	barrier_var(which);
+	return which == 0 ? args[0] : which == 1 ? args[1] : which == 2 ? args[2] : args[3];
+}
+
+static int is_trusted(struct boesfs_ctx *bc)
+{
+	struct boesfs_program_id id = {}, *wanted;
+	__u32 zero = 0;
+
+	wanted = bpf_map_lookup_elem(&trusted, &zero);
+	if (!wanted || boesfs_ctx_program(bc, &id))
+		return 0;
+	return id.ino == wanted->ino && id.dev == wanted->dev && id.generation == wanted->generation;
+}
+
+SEC("struct_ops/check")
+int BPF_PROG(test_check, struct boesfs_ctx *bc)
+{
+	__u32 label = bc->label;
+	struct test_rule *rule = bpf_map_lookup_elem(&rules, &label);
+	__u64 bit = 1ULL << (bc->op & 63);
+	int verdict = 0;
+
+	count(TEST_CHECKS_ASKED);
+	if (label && label >> TEST_TABLE_SHIFT != (bc->table & 0x7ff))
+		count(TEST_MIXED);	/* a label of another table than the one that judges */
+	if (!rule)
+		return 0;
+	if (rule->deny & bit) {
+		verdict = rule->verdict ? rule->verdict : -EPERM;
+		if (rule->by_argument & bit && !(argument(bc, rule->argument) & rule->mask))
+			verdict = 0;
+		if (rule->access && !(bc->access & rule->access))
+			verdict = 0;
+		if (rule->program && is_trusted(bc))
+			verdict = 0;
+	}
+	if (verdict && rule->kill & bit)
+		bc->flags = BOESFS_KILL;
+	if (!verdict && (rule->nocache | rule->deny) & bit)
+		bc->flags = BOESFS_NOCACHE;
+	if (verdict || rule->record & bit)
+		record(bc, verdict);
+	return verdict;
+}
+
+SEC(".struct_ops.link")
+struct boesfs_policy_ops policy = {
+	.label = (void *)test_label,
+	.check = (void *)test_check,
+	.flags = BOESFS_CACHE,
+	.name = "test",
+};
+
+/* The loader's calls: arguments and answer are in the context. */
+struct call {
+	char name[BOESFS_PROGRAM_NAME_MAX];
+	__u64 table;
+	__u32 id;
+	__u32 flags;
+	__u32 forget;
+	__s32 answer;
+};
+
+SEC("syscall")
+int replace(struct call *call)
+{
+	char name[BOESFS_PROGRAM_NAME_MAX];
+
+	__builtin_memcpy(name, call->name, sizeof(name));
+	if (call->forget)
+		call->answer = boesfs_policy_forget(name, sizeof(name), call->id);
+	else
+		call->answer = boesfs_policy_replace(name, sizeof(name), call->id, call->table, call->flags);
+	return 0;
+}
+
+char _license[] SEC("license") = "GPL";
