@@ -22,6 +22,11 @@ PACKAGES = (
     *("python3", "python3-pystemd", "python3-sdnotify", "python3-dbus-next", "python3-aiosqlite", "python3-pyroute2"),
     *("python3-jsonschema", "python3-yaml", "python3-httptools", "python3-uvloop", "busybox"),
 )
+OURS = (
+    *("usr/lib/boesfs", "usr/sbin/boesfsd", "usr/lib/systemd/system/boesfs*", "usr/lib/*.d/boesfsd.conf"),
+    *("usr/share/dbus-1/*/org.boesfs.*", "usr/share/polkit-1/actions/org.boesfs.*", "usr/share/man/man?/boesfs*"),
+    *("usr/share/doc/boesfsd", "etc/boesfsd"),
+)
 
 
 def mirror() -> str:
@@ -63,6 +68,9 @@ def install() -> None:
         capture_output=True,
         text=True,
     ).stdout.strip()
+    for pattern in OURS:  # what is no longer installed shall be missed
+        for path in ROOT.glob(pattern):
+            subprocess.run(["rm", "-r", str(path)], check=True)
     subprocess.run(
         ["make", "--no-print-directory", "install", f"DESTDIR={ROOT}", f"PYTHON_VERSION={version}"], cwd=TOP, check=True
     )

@@ -46,9 +46,9 @@ class Storm:
         """One change after another until the kill; one whose answer is lost may or may not have happened."""
         self.killed = False
         while not self.killed:
-            if self.present and random.random() < 0.4:
+            if self.present and random.random() < 0.6:
                 name = random.choice(sorted(self.present))
-                member = random.choice(["Remove", "Deploy", "Deploy"])
+                member = random.choice(["Remove", "Remove", "Deploy", "Deploy"])
             else:
                 self.count += 1
                 name, member = f"f{self.count}", "Deploy"
@@ -96,9 +96,10 @@ class Storm:
 
     async def round(self) -> None:
         """Work, kill, wait, compare."""
+        # asked for before the work begins: to ask in its midst would let it end first
+        pid = int(subprocess.check_output(["systemctl", "show", "-P", "MainPID", "boesfsd"]))  # noqa: ASYNC221
         worker = asyncio.ensure_future(self.work())
         await asyncio.sleep(random.uniform(0, 0.25))
-        pid = int(subprocess.check_output(["systemctl", "show", "-P", "MainPID", "boesfsd"]))  # noqa: ASYNC221
         if pid:
             os.kill(pid, signal.SIGKILL)
         self.killed = True

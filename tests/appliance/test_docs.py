@@ -14,6 +14,7 @@ def test_the_commands_of_the_readme_work(own_lab: OwnLab) -> None:
     assert block
     with own_lab("docs") as own:
         out = own.machine.run("sh", "-euc", block[1]).stdout
+        assert '{"message": "Hello all"}' in out
         assert '{"message": "Hello you"}' in out
         own.machine.run("journalctl", "--sync")
         assert "called with {'name': 'you'}" in own.machine.shell("journalctl --no-pager BOESFS_APP=demo")

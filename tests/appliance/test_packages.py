@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packages that the project is built on are used by the running daemon and its units, not only imported in the
-tree (tests/unit/test_house.py). aiohttp and libbpf join when their jobs come: Fn's API, the policy."""
+"""The packages that the project is built on are loaded by the running daemon and its units, not only named in the tree
+(tests/unit/test_house.py); what they are for is what the other tests show. aiohttp and libbpf join when their jobs
+come: Fn's API, the policy."""
 
 from conftest import OwnLab
 from lab import HELLO

@@ -155,18 +155,26 @@ def can_carry_a_licence(file: Path) -> bool:
     return file.name != ".gitignore" and b"\0" not in file.read_bytes()[:1000]
 
 
+def licence_of(file: Path) -> str:
+    """What runs in the kernel is GPL, all else Apache."""
+    inside = file.relative_to(ROOT)
+    in_kernel = inside.parts[0] in ("kmod", "bpf") or inside.parts[:4] == ("tests", "vm", "kernel", "policy")
+    return "GPL-2.0-only" if in_kernel else "Apache-2.0"
+
+
 def test_every_file_says_its_licence_on_line_1_or_below_a_first_line_that_must_be_first() -> None:
     missing = []
     for file in filter(can_carry_a_licence, tracked()):
         lines = [*file.read_text().splitlines()[:2], "", ""]
         place = 1 if lines[0].startswith(("#!", "<?xml")) else 0
-        if "SPDX-License-Identifier: Apache-2.0" not in lines[place]:
+        if f"SPDX-License-Identifier: {licence_of(file)}" not in lines[place]:
             missing.append(str(file.relative_to(ROOT)))
     assert missing == []
 
 
-def test_the_licence_text_is_there() -> None:
+def test_the_licence_texts_are_there() -> None:
     assert "Apache License" in (ROOT / "LICENSES/Apache-2.0.txt").read_text()
+    assert "GNU GENERAL PUBLIC LICENSE" in (ROOT / "LICENSES/GPL-2.0-only.txt").read_text()
 
 
 def tool(*command: str) -> None:

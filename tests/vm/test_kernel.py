@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel module on a real kernel: each function of kernel/guest/test_*.py runs in a machine, and is a test here."""
+
+import ast
+from collections.abc import Sequence
+
+import pytest
+from workshop import KERNEL, Run, boot_all, build_module, build_workshop, releases
+
+MODULES = sorted(path.stem for path in (KERNEL / "guest").glob("test_*.py"))
+
+
+def functions(module: str) -> list[str]:
+    """The names of a guest module's tests, by what stands in it and what it makes of it (TESTS = …)."""
+    tree = ast.parse((KERNEL / f"guest/{module}.py").read_text())
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+
+
+GROUPS: dict[str, Sequence[str]] = {module: [f"{module}.{name}" for name in functions(module)] for module in MODULES}
+NAMES = [name for names in GROUPS.values() for name in names]
+
+
+@pytest.fixture(scope="session")
+def runs() -> dict[str, Run]:
+    """A machine per module of tests."""
+    return boot_all(GROUPS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_the_kernel(runs: dict[str, Run], name: str) -> None:
+    run = runs[name.partition(".")[0]]
+    end = "\n".join(run.console.splitlines()[-40:])
+    assert name in run.results, f"no result: the machine ended after {run.seconds:.0f} s\n{end}"
+    assert run.results[name]["ok"], run.results[name]["detail"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_kernel_has_nothing_to_complain_of(runs: dict[str, Run], module: str) -> None:
+    assert "the tests are over" in runs[module].console
+    assert runs[module].broken == []
+
+
+def test_the_module_builds_without_warnings_on_every_kernel_there_are_headers_of() -> None:
+    build_workshop()
+    assert len(releases()) == 2, "Debian 13's own kernel and the newest of backports"
+    for release in releases():
+        assert build_module(release).stat().st_size
+
+
+def test_the_module_carries_btf_that_can_be_relocated() -> None:
+    build_workshop()
+    data = build_module(releases()[0]).read_bytes()
+    assert b".BTF.base\0" in data
+    assert b"bpf_struct_ops_boesfs_policy_ops\0" in data
