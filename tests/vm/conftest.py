@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = ["kernel"]  # runs in machines, see test_kernel.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "appliance"))
 from vm import Report, run
+
+collect_ignore = ["kernel"]  # runs in machines, see test_kernel.py
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * fsbench: nanoseconds per operation in each of some directories, in turn. Under `-icount shift=0` a nanosecond is an
- * instruction of the guest.
+ * fsbench: what an operation takes in a directory, in nanoseconds. Under `-icount shift=0` a nanosecond is an instruction
+ * of the guest.
  *
- *   fsbench [-r ROUNDS] [-n COUNT] MEASURE... -- NAME=DIRECTORY...
+ *   fsbench -p COUNT DIRECTORY		make the files that are measured, and COUNT for first-stat
+ *   fsbench [-l] [-1] [-n COUNT] MEASURE DIRECTORY	COUNT operations, after as many that are not measured (-1: none before)
+ *   fsbench -c COMMAND...			how long a command runs, once
  *
- * A round does COUNT operations of each measure in each directory, which has the files that -p (prepare) makes. Prints
- * `MEASURE NAME NANOSECONDS` for each round, a tenth of an operation exact.
+ * -l: under a Landlock ruleset that allows everything below DIRECTORY, and nothing else.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/landlock.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -199,51 +204,79 @@ static const struct {
 	{ "rename", do_rename }, { "first-stat", first_stat },
 };
 
-static void measure(const char *which, const char *subject, int count, int print)
+static void restrict_to(const char *directory)
 {
+	struct landlock_ruleset_attr ruleset = { .handled_access_fs = (LANDLOCK_ACCESS_FS_TRUNCATE << 1) - 1 };
+	struct landlock_path_beneath_attr beneath = { .allowed_access = ruleset.handled_access_fs };
+	int fd = syscall(SYS_landlock_create_ruleset, &ruleset, sizeof(ruleset), 0);
+
+	beneath.parent_fd = open(directory, O_PATH | O_DIRECTORY);
+	if (fd < 0 || beneath.parent_fd < 0 ||
+	    syscall(SYS_landlock_add_rule, fd, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) ||
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || syscall(SYS_landlock_restrict_self, fd, 0))
+		die("landlock");
+}
+
+static void measure(const char *which, int count, int before)
+{
+	long long begin;
 	size_t i;
 
-	for (i = 0; i < sizeof(measures) / sizeof(*measures); i++) {
-		if (!strcmp(measures[i].name, which)) {
-			long long begin = now();
-
-			measures[i].run(count);
-			if (print)
-				printf("%s %.*s %.1f\n", which, (int)strcspn(subject, "="), subject,
-				       (double)(now() - begin) / count);
-			return;
-		}
+	for (i = 0; i < sizeof(measures) / sizeof(*measures); i++)
+		if (!strcmp(measures[i].name, which))
+			break;
+	if (i == sizeof(measures) / sizeof(*measures)) {
+		errno = ENOENT;
+		die(which);
 	}
-	errno = ENOENT;
-	die(which);
+	if (before)
+		measures[i].run(count);
+	begin = now();
+	measures[i].run(count);
+	printf("%.1f\n", (double)(now() - begin) / count);
+}
+
+static void measure_command(char **command)
+{
+	long long begin = now();
+	pid_t pid = fork();
+	int status;
+
+	if (!pid) {
+		execvp(command[0], command);
+		_exit(127);
+	}
+	if (waitpid(pid, &status, 0) != pid || status) {
+		errno = ECHILD;
+		die(command[0]);
+	}
+	printf("%lld\n", now() - begin);
 }
 
 int main(int argc, char **argv)
 {
-	int rounds = 5, count = 2000, option, first, last, i, j, r, once = 0;
+	int count = 1000, option, landlock = 0, before = 1;
 
-	while ((option = getopt(argc, argv, "+r:n:p:1")) != -1) {
-		if (option == 'r')
-			rounds = atoi(optarg);
-		else if (option == 'n')
-			count = atoi(optarg);
-		else if (option == '1')		/* no round before those that count */
-			once = 1;
-		else if (option == 'p')
-			return prepare(optarg, count), 0;
+	while ((option = getopt(argc, argv, "+n:p:l1c")) != -1) {
+		if (option == 'n')
+			count = atoi(optarg) / 2 * 2;
+		else if (option == 'l')
+			landlock = 1;
+		else if (option == '1')
+			before = 0;
+		else if (option == 'c')
+			return measure_command(argv + optind), 0;
+		else if (option == 'p' && argc == optind + 1)
+			return prepare(argv[optind], atoi(optarg)), 0;
 		else
 			return 2;
 	}
-	for (first = last = optind; last < argc && strcmp(argv[last], "--"); last++)
-		;
-	if (last == first || last + 1 >= argc)
+	if (argc != optind + 2)
 		return fprintf(stderr, "usage: see the head of fsbench.c\n"), 2;
-	for (r = once ? 0 : -1; r < rounds; r++)
-		for (i = first; i < last; i++)
-			for (j = last + 1; j < argc; j++) {
-				if (chdir(strchr(argv[j], '=') + 1))
-					die(argv[j]);
-				measure(argv[i], argv[j], count - count % 2, r >= 0);
-			}
+	if (chdir(argv[optind + 1]))
+		die(argv[optind + 1]);
+	if (landlock)
+		restrict_to(".");
+	measure(argv[optind], count, before);
 	return 0;
 }

@@ -1,39 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operations cost on boesfs and its peers, in instructions of the guest. Not tests: bench_vm.py runs them."""
+"""What operations cost on boesfs and its peers, in instructions of the guest. No tests: tests/bench/vm.py runs them."""
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from scene import Scene, bits, run
+from scene import Policy, Scene, bits, run
 
-MEASURES = ("read4k", "write4k", "stat", "open-close", "create-unlink", "mmap-fault", "readdir", "rename")
+ROUNDS = 5
+MEASURES = {"read4k": 1000, "write4k": 1000, "stat": 1000, "open-close": 1000, "create-unlink": 300, "mmap-fault": 2000,
+            "readdir": 100, "rename": 300}  # fmt: skip
+FIRST = 500
+RULES = 1000
+IMPORTS = "import argparse, asyncio, email.message, http.client, json, logging, tempfile, urllib.request"
+PROFILE = """
+abi <abi/4.0>,
+profile bench flags=(attach_disconnected) {{
+  / r, /** r, /usr/** mrix, /t/** mrix, /scratch/** rwmlkix, /dev/** rw, /proc/** r,
+  {rules}
+}}
+"""
+
+
+def timed(s: Scene, measure: str, subject: str, *command: object) -> None:
+    """A figure that a command prints."""
+    s.values.setdefault(measure, {}).setdefault(subject, []).append(float(run(*command).stdout))
+
+
+class Subjects:
+    """Directories with the same files, and words that a command is run by."""
+
+    def __init__(self, s: Scene, prepare: Callable[[Path], None]) -> None:
+        self.directories: dict[str, Path] = {}
+        self.words: dict[str, list[str]] = {}
+        prepare(s.lower)
+        policy = s.policy()
+        policy.do("many", 0, RULES)
+        policy.rule("/never/there", deny=bits("open"))
+        self._add("native", s.lower)
+        run("mount", "--bind", s.lower, self._new(s, "bind"))
+        s.mounts.append(self.directories["bind"])
+        up, work, below = s.home / "ov-up", s.home / "ov-work", s.home / "ov-low"
+        for path in (up, work, below):
+            path.mkdir()
+        run("cp", "-a", f"{s.lower}/.", up)
+        run("modprobe", "overlay")
+        options = f"lowerdir={below},upperdir={up},workdir={work}"
+        run("mount", "-t", "overlay", "overlay", "-o", options, self._new(s, "overlayfs"))
+        s.mounts.append(self.directories["overlayfs"])
+        self._add("apparmor", s.lower)
+        rules = "\n".join(f"  deny /unused/u{number}/** w," for number in range(RULES))
+        Path("/tmp/profile").write_text(PROFILE.format(rules=rules))
+        if not Path("/sys/kernel/security/apparmor").exists():
+            run("mount", "-t", "securityfs", "securityfs", "/sys/kernel/security")
+        run("apparmor_parser", "-K", "-r", "/tmp/profile")
+        self.words["apparmor"] = ["aa-exec", "-p", "bench", "--"]
+        s.mount(s.lower, self._new(s, "boesfs-off"), nopolicy=True)
+        s.mount(s.lower, self._new(s, "boesfs-policy"), policy="test")
+
+    def _new(self, s: Scene, name: str) -> Path:
+        path = s.home / name
+        path.mkdir()
+        self._add(name, path)
+        return path
+
+    def _add(self, name: str, path: Path) -> None:
+        self.directories[name] = path
+        self.words[name] = []
 
 
 def operations(s: Scene) -> None:
-    """All subjects over one prepared directory of ext4; overlayfs has its upper directory there too."""
-    run("/t/fsbench", "-n", 0, "-p", s.lower)
+    """Single operations on objects that are known."""
+    subjects = Subjects(s, lambda lower: run("/t/fsbench", "-p", FIRST, lower) and None)
+    for measure, count in MEASURES.items():
+        for _ in range(ROUNDS):
+            for name, path in subjects.directories.items():
+                timed(s, measure, name, *subjects.words[name], "/t/fsbench", "-n", count, measure, path)
+            timed(s, measure, "landlock", "/t/fsbench", "-l", "-n", count, measure, s.lower)
+
+
+def new_objects(s: Scene) -> None:
+    """The first stat of a name on a mount; the lower directory's own names are known."""
+    run("/t/fsbench", "-p", FIRST, s.lower)
     policy = s.policy()
-    policy.do("many", 0, 1000)
-    policy.rule("/d1/d2/secret", deny=bits("open"))
-    subjects = {"native": s.lower}
-    for name in ("bind", "overlayfs", "boesfs-off", "boesfs-policy"):
-        subjects[name] = s.home / name
-        subjects[name].mkdir()
-    run("mount", "--bind", s.lower, subjects["bind"])
-    s.mounts.append(subjects["bind"])
-    up, work, below = s.home / "ov-up", s.home / "ov-work", s.home / "ov-low"
-    for path in (up, work, below):
-        path.mkdir()
-    run("cp", "-a", f"{s.lower}/.", up)
-    run("modprobe", "overlay")
-    run("mount", "-t", "overlay", "ov", "-o", f"lowerdir={below},upperdir={up},workdir={work}", subjects["overlayfs"])
-    s.mounts.append(subjects["overlayfs"])
-    s.mount(s.lower, subjects["boesfs-off"], nopolicy=True)
-    s.mount(s.lower, subjects["boesfs-policy"], policy="test")
-    words = [f"{name}={path}" for name, path in subjects.items()]
-    for measure in MEASURES:
-        count = 200 if measure == "readdir" else 1000
-        done = run("/t/fsbench", "-r", 5, "-n", count, measure, "--", *words)
-        for line in done.stdout.splitlines():
-            what, subject, value = line.split()
-            s.values.setdefault(what, {}).setdefault(subject, []).append(float(value))
-    Path("/dev/kmsg").write_text("measured\n")
+    policy.do("many", 0, RULES)
+    timed(s, "first-stat-warm", "native", "/t/fsbench", "-n", FIRST, "first-stat", s.lower)
+    for _ in range(ROUNDS):
+        timed(s, "first-stat", "native", "/t/fsbench", "-n", FIRST, "first-stat", s.lower)
+        for name, options in (("boesfs-off", {"nopolicy": True}), ("boesfs-policy", {"policy": "test"})):
+            s.mount(**options)
+            timed(s, "first-stat", name, "/t/fsbench", "-1", "-n", FIRST, "first-stat", s.upper)
+            s.umount()
+    del s.values["first-stat-warm"]
+
+
+def rules(s: Scene) -> None:
+    """How cost grows with the number of rules: new objects, and known ones."""
+    run("/t/fsbench", "-p", FIRST, s.lower)
+    policies: dict[str, Policy] = {}
+    for count in (10, 100_000):
+        policies[f"rules-{count}"] = policy = s.policy(f"rules{count}")
+        policy.do("many", 0, count)
+    for _ in range(ROUNDS):
+        for name, policy in policies.items():
+            s.mount(policy=policy.name)
+            timed(s, f"{name}-new", "boesfs-policy", "/t/fsbench", "-1", "-n", FIRST, "first-stat", s.upper)
+            timed(s, name, "boesfs-policy", "/t/fsbench", "-n", 1000, "open-close", s.upper)
+            s.umount()
+
+
+def programs(s: Scene) -> None:
+    """Whole programs: unpacking a tree, and starting Python with modules from it."""
+    run("tar", "-C", "/usr/lib", "-cf", "/tmp/tree.tar", "python3.13/asyncio", "python3.13/email", "python3.13/json")
+
+    def prepare(lower: Path) -> None:
+        shutil.copytree("/usr/lib/python3.13", lower / "python", symlinks=True)
+
+    subjects = Subjects(s, prepare)
+    for number in range(3 + 1):
+        for name, path in subjects.directories.items():
+            out = path / "out"
+            out.mkdir()
+            untar = [*subjects.words[name], "/t/fsbench", "-c", "tar", "-C", out, "-xf", "/tmp/tree.tar"]
+            python = ["env", f"PYTHONPATH={path}/python", "python3", "-S", "-c", IMPORTS]
+            imports = [*subjects.words[name], "/t/fsbench", "-c", *python]
+            if number:
+                timed(s, "untar", name, *untar)
+                timed(s, "python-imports", name, *imports)
+            else:
+                run(*untar)
+                run(*imports)
+            os.sync()
+            shutil.rmtree(out)

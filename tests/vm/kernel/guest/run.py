@@ -21,11 +21,11 @@ def main() -> None:
         stage = scene.Scene()
         try:
             getattr(importlib.import_module(module), name)(stage)
-        except Exception:
+        except Exception:  # noqa: BLE001 (whatever it is, it is the test's result)
             detail = traceback.format_exc()
         try:
             stage.close()
-        except Exception:
+        except Exception:  # noqa: BLE001 (whatever it is, it is the test's result)
             detail += traceback.format_exc()
         said = {"name": full, "ok": not detail, "detail": detail, "seconds": round(time.monotonic() - begun, 2)}
         said["values"] = stage.values

@@ -47,7 +47,8 @@ def refused(number: int = errno.EPERM) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        assert error.errno == number, f"errno {errno.errorcode[error.errno or 0]}, not {errno.errorcode[number]}"
+        if error.errno != number:
+            raise AssertionError(f"errno {error.errno}, not {errno.errorcode[number]}") from error
     else:
         raise AssertionError(f"not refused with {errno.errorcode[number]}")
 
