@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ MEASURES = {"read4k": 1000, "write4k": 1000, "stat": 1000, "open-close": 1000, "
             "readdir": 100, "rename": 300}  # fmt: skip
 FIRST = 500
 RULES = 1000
+SETTLE = 0.5  # what an unmounting frees is freed later, and would be measured
 IMPORTS = "import argparse, asyncio, email.message, http.client, json, logging, tempfile, urllib.request"
 PROFILE = """
 abi <abi/4.0>,
@@ -87,9 +89,11 @@ def new_objects(s: Scene) -> None:
     policy.do("many", 0, RULES)
     timed(s, "first-stat-warm", "native", "/t/fsbench", "-n", FIRST, "first-stat", s.lower)
     for _ in range(ROUNDS):
+        time.sleep(SETTLE)
         timed(s, "first-stat", "native", "/t/fsbench", "-n", FIRST, "first-stat", s.lower)
         for name, options in (("boesfs-off", {"nopolicy": True}), ("boesfs-policy", {"policy": "test"})):
             s.mount(**options)
+            time.sleep(SETTLE)
             timed(s, "first-stat", name, "/t/fsbench", "-1", "-n", FIRST, "first-stat", s.upper)
             s.umount()
     del s.values["first-stat-warm"]
@@ -105,6 +109,7 @@ def rules(s: Scene) -> None:
     for _ in range(ROUNDS):
         for name, policy in policies.items():
             s.mount(policy=policy.name)
+            time.sleep(SETTLE)
             timed(s, f"{name}-new", "boesfs-policy", "/t/fsbench", "-1", "-n", FIRST, "first-stat", s.upper)
             timed(s, name, "boesfs-policy", "/t/fsbench", "-n", 1000, "open-close", s.upper)
             s.umount()
