@@ -28,9 +28,10 @@ struct boesfs_ctx;
  *	sandbox has label 0; the components of a mount's at= are asked for first. Optional: without it all labels are 0.
  *	Return: the label, 0 to BOESFS_LABEL_MAX; below 0: everything at and below this name is denied.
  * @check: Decide an operation.
- *	@ctx tells operation, object and caller. Asked at each operation, but if @flags has BOESFS_CACHE, an operation that
- *	was allowed is not asked for again on the same dentry in the same generation, unless check() sets BOESFS_NOCACHE.
- *	SETATTR, LINK, RENAME, IOCTL, LOCK and ACCESS are always asked.
+ *	@ctx tells operation, object and caller. Asked at each operation, but if @flags has BOESFS_CACHE, what was allowed
+ *	is not asked for again on the same dentry in the same generation: the operation itself, unless check() sets
+ *	BOESFS_NOCACHE or it is SETATTR, IOCTL, LOCK or ACCESS; and whatever check() put into ctx->allow. LINK and RENAME
+ *	are always asked.
  *	Return: 0 to allow, -errno to deny; what is neither denies with EPERM.
  * @flags: enum boesfs_program_flag.
  * @name: What the mount option policy= says. One program per name; BPF_LINK_UPDATE replaces it (and, with the same map,

@@ -129,6 +129,9 @@ enum boesfs_string {
  * @tid:	the caller's thread id, in the initial PID namespace
  * @flags:	written by the program: enum boesfs_verdict_flag
  * @arg:	the operation's arguments
+ * @allow:	written by the program: operations (1 << enum boesfs_op) that it allows on this object for as long as the
+ *		policy is not replaced, whatever their arguments and whoever calls. It is not asked for them again. LINK
+ *		and RENAME are always asked: they have two objects.
  */
 struct boesfs_ctx {
 	__u32 op;
@@ -148,6 +151,7 @@ struct boesfs_ctx {
 	__u32 tid;
 	__u32 flags;
 	__u64 arg[BOESFS_ARGS];
+	__u64 allow;
 };
 
 /**

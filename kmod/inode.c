@@ -181,7 +181,8 @@ static int check_setattr(struct dentry *dentry, const struct iattr *attr)
 	};
 
 	/* Dropping set-id bits and capabilities after a write is the kernel's doing, and no request. */
-	if (!(attr->ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME)))
+	if (!(attr->ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME)) ||
+	    boesfs_allowed(dentry, BOESFS_OP_SETATTR))
 		return 0;
 	if (attr->ia_valid & ATTR_MODE)
 		call.ctx.arg[0] = attr->ia_mode & S_IALLUGO;

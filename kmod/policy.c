@@ -412,12 +412,14 @@ static int ops_btf_struct_access(struct bpf_verifier_log *log, const struct bpf_
 {
 	const struct btf_type *type = btf_type_by_id(reg->btf, reg->btf_id);
 
-	if (reg->btf != boesfs_btf || !type || type->size != sizeof(struct boesfs_ctx) ||
-	    off != offsetof(struct boesfs_ctx, flags) || size != sizeof_field(struct boesfs_ctx, flags)) {
-		bpf_log(log, "boesfs: only boesfs_ctx.flags is writable, whole (offset %d, size %d)\n", off, size);
-		return -EACCES;
+	if (reg->btf == boesfs_btf && type && type->size == sizeof(struct boesfs_ctx)) {
+		if (off == offsetof(struct boesfs_ctx, flags) && size == sizeof_field(struct boesfs_ctx, flags))
+			return 0;
+		if (off == offsetof(struct boesfs_ctx, allow) && size == sizeof_field(struct boesfs_ctx, allow))
+			return 0;
 	}
-	return 0;
+	bpf_log(log, "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset %d, size %d)\n", off, size);
+	return -EACCES;
 }
 
 static const struct bpf_verifier_ops ops_verifier_ops = {
@@ -457,7 +459,7 @@ int __init boesfs_policy_register(void)
 {
 	int err;
 
-	static_assert(sizeof(struct boesfs_ctx) == 112);
+	static_assert(sizeof(struct boesfs_ctx) == 120);
 	static_assert(sizeof(struct boesfs_key) == BOESFS_KEY_SIZE);
 	static_assert(sizeof(struct boesfs_program_id) == 16);
 	static_assert(BOESFS_OP_NR <= 64);

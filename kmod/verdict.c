@@ -11,10 +11,13 @@
 #include "boesfs.h"
 #include "kfuncs.h"
 
-/* Always asked: their arguments matter, or they move what labels follow from. */
-#define BOESFS_ALWAYS_ASKED                                                                        \
-	(BIT_ULL(BOESFS_OP_SETATTR) | BIT_ULL(BOESFS_OP_LINK) | BIT_ULL(BOESFS_OP_RENAME) |        \
-	 BIT_ULL(BOESFS_OP_IOCTL) | BIT_ULL(BOESFS_OP_LOCK) | BIT_ULL(BOESFS_OP_ACCESS))
+/* Operations with two objects: a verdict beside one of them would say too much. */
+#define BOESFS_ALWAYS_ASKED (BIT_ULL(BOESFS_OP_LINK) | BIT_ULL(BOESFS_OP_RENAME))
+
+/* Once is not always: their arguments matter too much to be kept unless the program says so in ctx->allow. */
+#define BOESFS_NOT_KEPT                                                                            \
+	(BIT_ULL(BOESFS_OP_SETATTR) | BIT_ULL(BOESFS_OP_IOCTL) | BIT_ULL(BOESFS_OP_LOCK) |         \
+	 BIT_ULL(BOESFS_OP_ACCESS))
 
 enum { LABEL_TRIES = 64 };	/* renames that one lookup of a label may meet */
 
@@ -196,16 +199,17 @@ static void fill_ctx(struct boesfs_call *call, const struct boesfs_view *view)
 	ctx->pid = task_tgid_nr(current);
 	ctx->tid = task_pid_nr(current);
 	ctx->flags = 0;
+	ctx->allow = 0;
 }
 
 /* SEQ is from before the label was looked for: a file that moved since may have a label of its new name, and that stamp. */
-static void keep_allowed(struct dentry *dentry, unsigned int seq, u64 stamp, u32 op)
+static void keep_allowed(struct dentry *dentry, unsigned int seq, u64 stamp, u64 allowed)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
 
 	spin_lock(&dentry->d_lock);
 	if (bd->stamp == stamp && dentry->d_seq.seqcount.sequence == seq)
-		WRITE_ONCE(bd->allowed, bd->allowed | BIT_ULL(op));
+		WRITE_ONCE(bd->allowed, bd->allowed | allowed);
 	spin_unlock(&dentry->d_lock);
 }
 
@@ -227,6 +231,7 @@ int boesfs_judge(struct boesfs_call *call)
 	const struct boesfs_policy_ops *ops;
 	bool keep, keep_other;
 	unsigned int seq;
+	u64 allowed = 0;
 	int label, verdict;
 
 	if (!view.sbi->policy)
@@ -255,10 +260,12 @@ int boesfs_judge(struct boesfs_call *call)
 	if (verdict) {
 		if (call->ctx.flags & BOESFS_KILL)
 			boesfs_kill_caller();
-	} else if (keep && ops->flags & BOESFS_CACHE && !(call->ctx.flags & BOESFS_NOCACHE) &&
-		   !(BIT_ULL(call->ctx.op) & BOESFS_ALWAYS_ASKED)) {
-		keep_allowed(call->dentry, seq, view.stamp, call->ctx.op);
+	} else if (!(call->ctx.flags & BOESFS_NOCACHE)) {
+		allowed = BIT_ULL(call->ctx.op) & ~BOESFS_NOT_KEPT;
 	}
+	allowed = (allowed | call->ctx.allow) & ~BOESFS_ALWAYS_ASKED;
+	if (keep && allowed && ops->flags & BOESFS_CACHE)
+		keep_allowed(call->dentry, seq, view.stamp, allowed);
 out:
 	rcu_read_unlock();
 	return verdict;

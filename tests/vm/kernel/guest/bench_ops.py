@@ -37,7 +37,7 @@ class Subjects:
         self.directories: dict[str, Path] = {}
         self.words: dict[str, list[str]] = {}
         prepare(s.lower)
-        policy = s.policy()
+        policy = s.policy(advance=True)
         policy.do("many", 0, RULES)
         policy.rule("/never/there", deny=bits("open"))
         self._add("native", s.lower)
@@ -85,7 +85,7 @@ def operations(s: Scene) -> None:
 def new_objects(s: Scene) -> None:
     """The first stat of a name on a mount; the lower directory's own names are known."""
     run("/t/fsbench", "-p", FIRST, s.lower)
-    policy = s.policy()
+    policy = s.policy(advance=True)
     policy.do("many", 0, RULES)
     timed(s, "first-stat-warm", "native", "/t/fsbench", "-n", FIRST, "first-stat", s.lower)
     for _ in range(ROUNDS):
@@ -104,7 +104,7 @@ def rules(s: Scene) -> None:
     run("/t/fsbench", "-p", FIRST, s.lower)
     policies: dict[str, Policy] = {}
     for count in (10, 100_000):
-        policies[f"rules-{count}"] = policy = s.policy(f"rules{count}")
+        policies[f"rules-{count}"] = policy = s.policy(f"rules{count}", advance=True)
         policy.do("many", 0, count)
     for _ in range(ROUNDS):
         for name, policy in policies.items():

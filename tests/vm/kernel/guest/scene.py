@@ -69,10 +69,10 @@ def child(work: Callable[[], object]) -> int:
 class Policy:
     """A policy program under the tests' rules. Nodes are numbers; a label is table << 20 | node."""
 
-    def __init__(self, name: str = "test", flags: int | None = None) -> None:
+    def __init__(self, name: str = "test", flags: int | None = None, *, advance: bool = False) -> None:
         self.name = name
         self.nodes = 0
-        run(LOADER, "load", name, OBJECT, *([] if flags is None else [flags]))
+        run(LOADER, "load", name, OBJECT, -1 if flags is None else flags, *(["advance"] if advance else []))
 
     def do(self, verb: str, *args: object, check: bool = True) -> str:
         """A verb of the loader."""
@@ -141,9 +141,9 @@ class Scene:
         self.policies: list[Policy] = []
         self.values: dict[str, Any] = {}
 
-    def policy(self, name: str = "test", flags: int | None = None) -> Policy:
-        """Load the test policy."""
-        policy = Policy(name, flags)
+    def policy(self, name: str = "test", flags: int | None = None, *, advance: bool = False) -> Policy:
+        """Load the test policy. With ADVANCE it allows at once whatever it will ever allow on an object."""
+        policy = Policy(name, flags, advance=advance)
         self.policies.append(policy)
         return policy
 

@@ -33,3 +33,22 @@ def test_what_a_rule_denies_is_denied_and_the_rest_goes_on(s: Scene) -> None:
     (record,) = policy.records()
     assert (record["op"], record["path"], record["verdict"]) == ("open", "/secret/key", -errno.EPERM)
     assert OPS["open"] == 5
+
+
+def test_what_is_allowed_in_advance_is_not_asked_for_again(s: Scene) -> None:
+    (s.lower / "f").write_text("hello")
+    policy = s.policy(advance=True)
+    policy.rule("/f", deny=bits("unlink"))
+    up = s.mount()
+    (up / "f").stat()
+    policy.counters()
+    (up / "f").read_text()
+    (up / "f").chmod(0o600)  # would be asked each time if it was not allowed in advance
+    (up / "f").chmod(0o640)
+    assert policy.counters()["checks"] == 0
+    for _ in range(2):
+        with refused(errno.EPERM):
+            (up / "f").unlink()
+    assert policy.ops() == ["unlink", "unlink"]
+    (up / "f").rename(up / "g")  # two objects: asked, in advance or not
+    assert policy.counters()["checks"] >= 1

@@ -2,7 +2,7 @@
 /*
  * loader: the tests' hand on policy programs. Everything is pinned below /sys/fs/bpf/NAME.
  *
- *   loader load NAME OBJECT [FLAGS]		load, attach, pin
+ *   loader load NAME OBJECT [FLAGS [advance]]	load, attach, pin; -1 for the object's own flags
  *   loader unload NAME				unpin all: detaches
  *   loader update NAME [OBJECT]		BPF_LINK_UPDATE, with the same map if there is no OBJECT
  *   loader replace NAME ID TABLE [FLAGS]	boesfs_policy_replace()
@@ -67,7 +67,7 @@ static int quiet(enum libbpf_print_level level, const char *format, va_list args
 }
 
 /* The struct_ops is given NAME (and flags) before it is loaded. */
-static struct bpf_object *load(const char *file, const char *name, long flags)
+static struct bpf_object *load(const char *file, const char *name, long flags, __u32 in_advance)
 {
 	struct bpf_object *object = bpf_object__open_file(file, NULL);
 	struct bpf_map *map;
@@ -78,9 +78,11 @@ static struct bpf_object *load(const char *file, const char *name, long flags)
 		size_t size;
 		char *value;
 
+		value = bpf_map__initial_value(map, &size);
+		if (strstr(bpf_map__name(map), ".rodata") && size == sizeof(in_advance))
+			memcpy(value, &in_advance, size);	/* the only constant of the test policy */
 		if (bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS)
 			continue;
-		value = bpf_map__initial_value(map, &size);
 		memset(value + 20, 0, BOESFS_PROGRAM_NAME_MAX);
 		strncpy(value + 20, name, BOESFS_PROGRAM_NAME_MAX);
 		if (flags >= 0)
@@ -104,7 +106,7 @@ static struct bpf_map *ops_of(struct bpf_object *object)
 
 static int cmd_load(int argc, char **argv)
 {
-	struct bpf_object *object = load(argv[1], argv[0], argc > 2 ? atol(argv[2]) : -1);
+	struct bpf_object *object = load(argv[1], argv[0], argc > 2 ? atol(argv[2]) : -1, argc > 3);
 	struct bpf_program *program;
 	struct bpf_link *link;
 	struct bpf_map *map;
@@ -147,7 +149,7 @@ static int cmd_update(int argc, char **argv)
 	if (link < 0)
 		die("link");
 	if (argc > 1) {
-		struct bpf_map *ops = ops_of(load(argv[1], argv[0], -1));
+		struct bpf_map *ops = ops_of(load(argv[1], argv[0], -1, 0));
 
 		if (bpf_map__attach_struct_ops(ops))	/* refused with EEXIST, but it fills the map */
 			die("attached twice");

@@ -20,6 +20,8 @@ struct boesfs_policy_ops {
 
 #define EPERM 1
 
+const volatile __u32 in_advance;	/* an object's operations are allowed all at once */
+
 extern int boesfs_ctx_string(struct boesfs_ctx *ctx, u32 which, char *buf, u32 buf__sz) __ksym;
 extern char *boesfs_name_key(struct boesfs_ctx *ctx, u32 label, u32 chunk, const int rdwr_buf_size) __ksym;
 extern int boesfs_ctx_program(struct boesfs_ctx *ctx, struct boesfs_program_id *id) __ksym;
@@ -156,8 +158,13 @@ int BPF_PROG(test_check, struct boesfs_ctx *bc)
 	count(TEST_CHECKS_ASKED);
 	if (label && label >> TEST_TABLE_SHIFT != (bc->table & 0x7ff))
 		count(TEST_MIXED);	/* a label of another table than the one that judges */
-	if (!rule)
+	if (!rule) {
+		if (in_advance)
+			bc->allow = ~0ULL;	/* nothing is denied here */
 		return 0;
+	}
+	if (in_advance)
+		bc->allow = ~(rule->deny | rule->nocache | rule->record);
 	if (rule->deny & bit) {
 		verdict = rule->verdict ? rule->verdict : -EPERM;
 		if (rule->by_argument & bit && !(argument(bc, rule->argument) & rule->mask))
