@@ -15,10 +15,11 @@
 #define boesfs_user_of(file) (&(file)->f_path)
 #endif
 
+/* The lower file is used with the caller's credentials, not with those of whoever opened the file: set-id bits go by them. */
 #ifdef BOESFS_CTX_USER_FILE
-#define BOESFS_BACKING_CTX(file) .cred = (file)->f_cred, .user_file = (file)
+#define BOESFS_BACKING_CTX(file) .cred = current_cred(), .user_file = (file)
 #else
-#define BOESFS_BACKING_CTX(file) .cred = (file)->f_cred
+#define BOESFS_BACKING_CTX(file) .cred = current_cred()
 #endif
 
 #ifdef BOESFS_FILE_KATTR

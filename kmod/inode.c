@@ -18,8 +18,8 @@ static const struct inode_operations boesfs_dir_inode_ops, boesfs_file_inode_ops
 
 /* ------------------------------------------------------------- attributes */
 
-/**
- * boesfs_copy_attr - What the VFS looks at before it asks us follows the lower inode.
+/*
+ * What the VFS looks at before it asks us follows the lower inode.
  *
  * Ids are what an idmapped lower mount shows. On a nosuid lower mount there are no set-id bits to run with.
  */
@@ -75,8 +75,8 @@ static void set_lock_classes(struct inode *inode)
 #endif
 }
 
-/**
- * boesfs_iget - The inode that stands for LOWER on this superblock.
+/*
+ * The inode that stands for LOWER on this superblock.
  *
  * Return: a reference; -ENOMEM; -EREMOTE: boesfs cannot carry such a file.
  */

@@ -348,12 +348,12 @@ static void boesfs_free_sb(struct boesfs_sb *sbi)
 {
 	if (!sbi)
 		return;
-	if (sbi->policy) {
+	if (sbi->policy)
 		boesfs_policy_remove_mount(&sbi->policy_node);
-		boesfs_policy_put(sbi->policy);
-	}
 	if (sbi->lower)
-		kern_unmount(sbi->lower);
+		kern_unmount(sbi->lower);	/* waits for RCU-walks, which may still look at policy and sbi */
+	if (sbi->policy)
+		boesfs_policy_put(sbi->policy);
 	kfree(sbi->at);
 	kfree(sbi);
 }

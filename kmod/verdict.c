@@ -120,7 +120,7 @@ static struct dentry *ancestor(struct dentry *dentry, unsigned int up)
 	return dentry;
 }
 
-/**
+/*
  * find_label - A dentry's label, asked for from the nearest ancestor that has one down to it.
  *
  * Under RCU no dentry that is met goes away. Nothing recurses: a path may have two thousand components.
@@ -281,8 +281,8 @@ noinline int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 acc
 	return boesfs_judge(&call);
 }
 
-/**
- * boesfs_check_access - Judge access(2), which comes without a dentry.
+/*
+ * Judge access(2), which comes without a dentry.
  *
  * Of a file with several names on this mount, one that is in use is judged: the answer is advice, as access(2)'s always is.
  */
@@ -303,8 +303,8 @@ int boesfs_check_access(struct inode *inode, int mask)
 	return err;
 }
 
-/**
- * boesfs_begin_move - The VFS is going to move this dentry: its label is void, and none that follows from its present
+/*
+ * The VFS is going to move this dentry: its label is void, and none that follows from its present
  * name is kept. For a directory, those below it are void too.
  */
 void boesfs_begin_move(struct dentry *dentry)

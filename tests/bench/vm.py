@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("vm", "appliance")]
 from machine import BUILD  # noqa: E402
-from workshop import boot, build, releases  # noqa: E402
+from workshop import boot, build, releases, tree  # noqa: E402
 
 TESTS = ("operations", "new_objects", "rules", "programs")
 PEERS = """\
@@ -37,7 +37,7 @@ def row(measure: str, subject: str, values: list[float], base_name: str, base: l
 
 
 def main() -> int:
-    modules = {"boesfs.ko": build()}
+    modules = {"boesfs.ko": build(), "tree.tar": tree()}
     rows, failures = [], []
     for test in sys.argv[1:] or TESTS:
         run = boot(f"bench-{test}", [f"bench_ops.{test}"], modules, icount=True)

@@ -188,8 +188,10 @@ def _image(place: Path, names: Sequence[str], modules: dict[str, Path]) -> Path:
     for file in (*policy.glob("*.bpf.o"), *policy.glob("tool_*"), policy / "loader", KMOD / "boesfs_abi.h"):
         if file.suffix != ".c":
             shutil.copy2(file, tests / file.name.removeprefix("tool_"))
-    for name, module in modules.items():
-        subprocess.run(["strip", "-g", "-o", str(tests / name), str(module)], check=True)
+    for name, file in modules.items():
+        shutil.copy2(file, tests / name)
+        if name.endswith(".ko"):
+            subprocess.run(["strip", "-g", str(tests / name)], check=True)
     (tests / "names").write_text(" ".join(names))
     image = place / "root.ext4"
     image.unlink(missing_ok=True)
@@ -215,8 +217,18 @@ def _image(place: Path, names: Sequence[str], modules: dict[str, Path]) -> Path:
     return image
 
 
+def tree() -> Path:
+    """A part of the kernel's tree as an archive: what the headers' package has of include/linux."""
+    file = PLACE / "tree.tar"
+    if not file.exists():
+        source = next((WORKSHOP / "usr/src").glob("linux-headers-6*-common"))
+        subprocess.run(["tar", "-C", str(source / "include"), "-cf", str(file), "linux"], check=True)
+    return file
+
+
 def boot(name: str, tests: Sequence[str], modules: dict[str, Path], *, icount: bool = False) -> Run:
-    """Run tests (MODULE.FUNCTION) in a machine of their own. With ICOUNT its clock counts instructions."""
+    """Run tests (MODULE.FUNCTION) in a machine of their own; MODULES are files that come along, by name. With ICOUNT its
+    clock counts instructions."""
     place = PLACE / "machines" / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)

@@ -163,6 +163,35 @@ static void first_stat(int count)
 	}
 }
 
+/* A file server's day: a file of 128 KiB is made, appended to, read, looked at and removed, among others that stay. */
+static void fileserver(int count)
+{
+	struct stat st;
+	char name[64];
+	int i, j, fd;
+
+	for (i = 0; i < count; i++) {
+		snprintf(name, sizeof(name), "d1/d2/new%d", i);
+		fd = open(name, O_WRONLY | O_CREAT | O_EXCL, 0644);
+		if (fd < 0)
+			die(name);
+		for (j = 0; j < 2; j++)
+			if (write(fd, buffer, sizeof(buffer)) != sizeof(buffer))
+				die(name);
+		close(fd);
+		fd = open(name, O_WRONLY | O_APPEND);
+		if (fd < 0 || write(fd, buffer, 16384) != 16384)
+			die(name);
+		close(fd);
+		fd = open(name, O_RDONLY);
+		while (fd >= 0 && read(fd, buffer, sizeof(buffer)) > 0)
+			;
+		close(fd);
+		if (stat(name, &st) || st.st_size != 2 * (long)sizeof(buffer) + 16384 || unlink(name))
+			die(name);
+	}
+}
+
 static void touch(const char *name, size_t size)
 {
 	int fd = open(name, O_WRONLY | O_CREAT, 0644);
@@ -201,7 +230,7 @@ static const struct {
 } measures[] = {
 	{ "read4k", read4k }, { "write4k", write4k }, { "stat", do_stat }, { "open-close", open_close },
 	{ "create-unlink", create_unlink }, { "mmap-fault", mmap_fault }, { "readdir", do_readdir },
-	{ "rename", do_rename }, { "first-stat", first_stat },
+	{ "rename", do_rename }, { "first-stat", first_stat }, { "fileserver", fileserver },
 };
 
 static void restrict_to(const char *directory)

@@ -2,8 +2,9 @@
 """The module works at all."""
 
 import errno
+import os
 
-from scene import OPS, Scene, bits, refused
+from scene import OPS, Scene, bits, child, refused
 
 
 def test_a_file_is_read_written_and_removed_through_the_mount(s: Scene) -> None:
@@ -52,3 +53,22 @@ def test_what_is_allowed_in_advance_is_not_asked_for_again(s: Scene) -> None:
     assert policy.ops() == ["unlink", "unlink"]
     (up / "f").rename(up / "g")  # two objects: asked, in advance or not
     assert policy.counters()["checks"] >= 1
+
+
+def test_set_id_bits_go_by_who_writes_and_not_by_who_opened(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    for place in (s.lower, up):
+        file = place / f"suid-{place.name}"
+        file.write_text("x")
+        file.chmod(0o6755)
+        descriptor = os.open(file, os.O_WRONLY)  # by root
+
+        def write_as_a_user(descriptor: int = descriptor) -> None:
+            os.setgid(1000)
+            os.setuid(1000)
+            os.write(descriptor, b"y")
+
+        assert child(write_as_a_user) == 0
+        os.close(descriptor)
+        assert file.stat().st_mode & 0o6000 == 0, place
