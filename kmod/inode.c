@@ -437,10 +437,12 @@ static int remove(struct inode *dir, struct dentry *dentry, bool is_dir)
 		err = PTR_ERR(parent);
 		goto out;
 	}
+	dget(lower);	/* d_delete() makes a dentry of one holder negative; ours may be in use, and has to keep its inode */
 	if (is_dir)
 		err = boesfs_vfs_rmdir(idmap, d_inode(parent), lower);
 	else
 		err = vfs_unlink(idmap, d_inode(parent), lower, NULL);
+	dput(lower);
 	unlock_lower_parent(parent);
 	if (err)
 		goto out;
@@ -449,7 +451,7 @@ static int remove(struct inode *dir, struct dentry *dentry, bool is_dir)
 		clear_nlink(inode);
 	else
 		boesfs_copy_attr(inode);
-	d_drop(dentry);		/* the lower dentry is unhashed as well: we held it */
+	d_drop(dentry);		/* the lower dentry is unhashed as well: it was held twice */
 out:
 	mnt_drop_write(mnt);
 	return err;
