@@ -159,6 +159,9 @@ int boesfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_
 
 /* ---------------------------------------------------------------- file.c */
 
+/* open(2)'s flags that the lower file is not opened with */
+#define BOESFS_NOT_BELOW (O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND)
+
 extern const struct file_operations boesfs_file_ops;
 extern const struct file_operations boesfs_dir_ops;
 extern const struct file_operations boesfs_special_ops;

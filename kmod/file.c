@@ -13,8 +13,11 @@
 
 #include "boesfs.h"
 
-/* What F_SETFL may change after the lower file was opened. */
-#define BOESFS_SETFL_MASK (O_APPEND | O_NONBLOCK | O_NDELAY | O_DIRECT)
+/*
+ * What F_SETFL may change after the lower file was opened. Not O_APPEND: the lower file never has it, whether a write appends
+ * is said with each (RWF_APPEND), and RWF_NOAPPEND could not be passed on otherwise.
+ */
+#define BOESFS_SETFL_MASK (O_NONBLOCK | O_NDELAY | O_DIRECT | O_NOATIME)
 
 static void follow_flags(struct file *file, struct file *lower)
 {
@@ -61,8 +64,7 @@ static int boesfs_open(struct inode *inode, struct file *file)
 		return err;
 	if (unlikely(i_size_read(inode) != i_size_read(d_inode(path.dentry))))
 		boesfs_copy_attr(inode);
-	lower = backing_file_open(boesfs_user_of(file), file->f_flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC), &path,
-				  current_cred());
+	lower = backing_file_open(boesfs_user_of(file), file->f_flags & ~BOESFS_NOT_BELOW, &path, current_cred());
 	if (IS_ERR(lower))
 		return PTR_ERR(lower);
 	file->private_data = lower;

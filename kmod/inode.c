@@ -553,7 +553,7 @@ static int boesfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct fil
 
 	if (err)
 		return err;
-	lower = backing_tmpfile_open(boesfs_user_of(file), file->f_flags, &parent, mode, current_cred());
+	lower = backing_tmpfile_open(boesfs_user_of(file), file->f_flags & ~O_APPEND, &parent, mode, current_cred());
 	if (IS_ERR(lower)) {
 		err = PTR_ERR(lower);
 		goto out;
