@@ -130,12 +130,43 @@ static void end_write(struct file *file, loff_t pos, ssize_t written)
 }
 #endif
 
+/*
+ * Who writes without CAP_FSETID takes the set-id bits. The lower filesystem would ask for the capability of who opened the
+ * file, in whose name the helpers write; and the VFS does not look at our inode, which has to be S_NOSEC: the helpers have
+ * its bits removed without its lock.
+ */
+static int remove_set_id(struct file *file, struct file *lower)
+{
+	struct inode *inode = file_inode(file), *lower_inode = file_inode(lower);
+	struct mnt_idmap *idmap = file_mnt_idmap(lower);
+	struct iattr attr = { .ia_valid = ATTR_FORCE };
+	int err = 0;
+
+	if (unlikely(!IS_NOSEC(inode))) {	/* chmod(2) or setxattr(2) is just running */
+		inode_lock(inode);
+		inode_set_flags(inode, S_NOSEC, S_NOSEC);
+		inode_unlock(inode);
+	}
+	if (likely(!(READ_ONCE(lower_inode->i_mode) & (S_ISUID | S_ISGID))))
+		return 0;
+	file_start_write(lower);
+	inode_lock(lower_inode);
+	attr.ia_valid |= setattr_should_drop_suidgid(idmap, lower_inode);
+	if (attr.ia_valid != ATTR_FORCE)
+		err = notify_change(idmap, lower->f_path.dentry, &attr, NULL);
+	inode_unlock(lower_inode);
+	file_end_write(lower);
+	return err;
+}
+
 static ssize_t boesfs_write_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
 	struct file *file = iocb->ki_filp;
 	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(file), .end_write = end_write };
 	ssize_t ret = check_file(file, BOESFS_OP_WRITE, iov_iter_count(iter), iocb->ki_pos, 0);
 
+	if (!ret && iov_iter_count(iter))
+		ret = remove_set_id(file, lower_file(file));
 	if (unlikely(ret))
 		return ret;
 	return backing_file_write_iter(lower_file(file), iter, iocb, iocb->ki_flags, &ctx);
@@ -158,6 +189,8 @@ static ssize_t boesfs_splice_write(struct pipe_inode_info *pipe, struct file *ou
 	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(out), .end_write = end_write };
 	ssize_t ret = check_file(out, BOESFS_OP_WRITE, len, *pos, 0);
 
+	if (!ret)
+		ret = remove_set_id(out, lower_file(out));
 	if (ret)
 		return ret;
 	return boesfs_backing_splice_write(pipe, out, lower_file(out), pos, len, flags, &ctx);

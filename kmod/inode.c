@@ -32,6 +32,8 @@ void boesfs_copy_attr(struct inode *inode)
 
 	if (boesfs_sb(inode->i_sb)->lower->mnt_flags & MNT_NOSUID && !S_ISDIR(mode))
 		mode &= ~(S_ISUID | S_ISGID);
+	if (unlikely((lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS || !IS_NOSEC(inode)))
+		inode_set_flags(inode, (lower->i_flags & BOESFS_COPIED_FLAGS) | S_NOSEC, BOESFS_COPIED_FLAGS | S_NOSEC);
 	WRITE_ONCE(inode->i_mode, mode);
 	inode->i_uid = vfsuid_into_kuid(i_uid_into_vfsuid(idmap, lower));
 	inode->i_gid = vfsgid_into_kgid(i_gid_into_vfsgid(idmap, lower));
@@ -40,8 +42,6 @@ void boesfs_copy_attr(struct inode *inode)
 	inode_set_ctime_to_ts(inode, inode_get_ctime(lower));
 	if (inode->i_nlink != lower->i_nlink)
 		set_nlink(inode, lower->i_nlink);
-	if (unlikely((lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS))
-		inode_set_flags(inode, lower->i_flags & BOESFS_COPIED_FLAGS, BOESFS_COPIED_FLAGS);
 	do {	/* nobody who writes meanwhile leaves an older size behind */
 		size = i_size_read(lower);
 		i_size_write(inode, size);
@@ -199,10 +199,12 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	struct dentry *lower = boesfs_lower_dentry(dentry);
 	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
 	struct iattr below = *attr;
-	int err = check_setattr(dentry, attr);
+	int err = check_setattr(dentry, attr), kill = 0;
 
+	inode_set_flags(d_inode(dentry), S_NOSEC, S_NOSEC);	/* notify_change() took it */
 	if (err)
 		return err;
+	attr->ia_valid &= ~ATTR_KILL_PRIV;	/* the lower inode's capabilities go with the lower notify_change() */
 	err = setattr_prepare(&nop_mnt_idmap, dentry, attr);
 	if (err)
 		return err;
@@ -219,6 +221,13 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	err = mnt_want_write(mnt);
 	if (!err) {
 		inode_lock(d_inode(lower));
+		if (below.ia_valid & (ATTR_SIZE | ATTR_UID | ATTR_GID) && !d_is_dir(lower))
+			below.ia_valid |= ATTR_KILL_PRIV;
+		/* do_truncate() does so, but not for an inode that is S_NOSEC */
+		if (below.ia_valid & ATTR_SIZE && !(below.ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID)))
+			kill = setattr_should_drop_suidgid(boesfs_lower_idmap(dentry->d_sb), d_inode(lower));
+		if (kill)
+			below.ia_valid |= kill | ATTR_FORCE;
 		err = notify_change(boesfs_lower_idmap(dentry->d_sb), lower, &below, NULL);
 		inode_unlock(d_inode(lower));
 		mnt_drop_write(mnt);
