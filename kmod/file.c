@@ -335,14 +335,18 @@ static int check_lock(struct file *file, const struct file_lock *lock)
 
 static int boesfs_lock(struct file *file, int cmd, struct file_lock *lock)
 {
-	struct file *lower = lower_file(file);
+	struct file *lower = lower_file(file), *locked = lock->c.flc_file;
 	int err = lock->c.flc_type == F_UNLCK ? 0 : check_lock(file, lock);
 
 	if (err)
 		return err;
+	lock->c.flc_file = lower;
 	if (cmd == F_GETLK)
-		return vfs_test_lock(lower, lock);
-	return vfs_lock_file(lower, cmd, lock, NULL);
+		err = vfs_test_lock(lower, lock);
+	else
+		err = vfs_lock_file(lower, cmd, lock, NULL);
+	lock->c.flc_file = locked;	/* who waits comes again */
+	return err;
 }
 
 static int boesfs_flock(struct file *file, int cmd, struct file_lock *lock)
