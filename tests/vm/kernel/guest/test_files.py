@@ -1446,11 +1446,11 @@ def test_deviations_are_as_documented(s: Scene) -> None:
 def test_mappings_are_coherent_between_mounts_and_the_lower_file(s: Scene) -> None:
     s.policy()
     one, two = s.mount(), s.mount(target=s.home / "two")
-    (s.lower / "f").write_bytes(b"." * 8192)
+    (s.lower / "f").write_bytes(b"." * 12288)
     with contextlib.ExitStack() as stack:
         fds = {d: stack.enter_context(opened(d / "f")) for d in (one, two, s.lower)}
-        maps = {d: stack.enter_context(mmap.mmap(fd, 8192)) for d, fd in fds.items()}
-        private = {d: stack.enter_context(mmap.mmap(fd, 8192, mmap.MAP_PRIVATE)) for d, fd in fds.items()}
+        maps = {d: stack.enter_context(mmap.mmap(fd, 12288)) for d, fd in fds.items()}
+        private = {d: stack.enter_context(mmap.mmap(fd, 12288, mmap.MAP_PRIVATE)) for d, fd in fds.items()}
         for n, writer in enumerate(maps):
             word = b"map%d" % n
             maps[writer][4094:4098] = word
@@ -1461,12 +1461,12 @@ def test_mappings_are_coherent_between_mounts_and_the_lower_file(s: Scene) -> No
             os.pwrite(fds[writer], word, 4094)
             for reader in maps:
                 assert maps[reader][4094:4098] == word
-            private[writer][n : n + 1] = b"p"
+            private[writer][8192 + n : 8193 + n] = b"p"
             for reader in maps:
-                assert maps[reader][n : n + 1] == b"."
-        os.truncate(one / "f", 9000)
+                assert maps[reader][8192 + n : 8193 + n] == b"."
+        os.truncate(one / "f", 19000)
         for d in maps:
-            assert (d / "f").stat().st_size == 9000
+            assert (d / "f").stat().st_size == 19000
         fcntl.fcntl(fds[two], fcntl.F_SETFL, os.O_DIRECT)
         page = stack.enter_context(mmap.mmap(-1, 4096))
         page[:] = b"D" * 4096
@@ -1633,6 +1633,7 @@ def test_locks_of_ranges_and_waiting_for_them(s: Scene) -> None:
         for take in LOCKS.values():
             if take is not LOCKS["ofd"]:
                 take(fd, True)
+    kernel_is_content()
 
 
 def test_names_made_through_two_mounts_at_once(s: Scene) -> None:
