@@ -62,7 +62,7 @@ static int boesfs_open(struct inode *inode, struct file *file)
 
 	if (err)
 		return err;
-	if (unlikely(i_size_read(inode) != i_size_read(d_inode(path.dentry))))
+	if (unlikely(i_size_read(inode) != i_size_read(d_inode(path.dentry)) || boesfs_attr_stale(inode)))
 		boesfs_copy_attr(inode);
 	lower = backing_file_open(boesfs_user_of(file), file->f_flags & ~BOESFS_NOT_BELOW, &path, current_cred());
 	if (IS_ERR(lower))
