@@ -1789,3 +1789,371 @@ def test_attributes_changed_behind_the_mount_count(s: Scene) -> None:
         apart_errno(lambda: (up / "sticky/f").unlink())
     os.chown(s.lower / "sticky/f", USER, USER)
     apart(lambda: (up / "sticky/f").unlink())
+
+
+def test_names_that_come_and_go_everywhere_fail_as_on_one_filesystem(s: Scene) -> None:
+    """Six processes over two mounts and the lower tree; no error may appear that ext4 alone would not give."""
+    s.policy()
+    one, two = s.mount(), s.mount(target=s.home / "two")
+
+    def chaos(d: Path, seed: int) -> None:
+        rng = random.Random(seed)
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            a, b = (d / f"n{rng.randrange(3)}" for _ in range(2))
+            allowed, work = rng.choice(
+                (
+                    ({0}, lambda a=a: os.close(os.open(a, os.O_CREAT | os.O_RDWR))),
+                    ({0}, lambda a=a: os.close(os.open(a, os.O_CREAT | os.O_RDWR))),
+                    ({0, errno.EEXIST}, lambda a=a: os.close(os.open(a, os.O_CREAT | os.O_EXCL | os.O_RDWR))),
+                    ({0, errno.ENOENT}, lambda a=a: os.close(os.open(a, os.O_RDONLY))),
+                    ({0, errno.ENOENT}, lambda a=a: os.unlink(a)),
+                    ({0, errno.ENOENT}, lambda a=a: os.stat(a)),
+                    ({0, errno.ENOENT}, lambda a=a, b=b: os.rename(a, b)),
+                    ({0, errno.ENOENT, errno.EEXIST}, lambda a=a, b=b: os.link(a, b)),
+                )
+            )
+            found = number_of(work)
+            assert found in allowed, (errno.errorcode[found], sorted(allowed))
+
+    joins = [start(lambda d=d, n=n: chaos(d, n)) for n, d in enumerate((one, two, s.lower, one, two, s.lower))]
+    wrong = []
+    for join in joins:
+        try:
+            join()
+        except AssertionError as error:
+            wrong.append(str(error).strip().splitlines()[-1])
+    kernel_is_content()
+    assert not wrong, wrong
+
+
+def test_a_mount_can_be_read_only_after_files_were_unlinked_while_they_were_written(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+
+    def write(n: int) -> None:
+        for _ in range(150):
+            with contextlib.suppress(FileNotFoundError), opened(up / "f", os.O_WRONLY) as fd:
+                for _ in range(10):
+                    os.write(fd, b"%d" % n)
+
+    def unlink() -> None:
+        for _ in range(400):
+            (up / "f").touch()
+            (up / "f").unlink()
+
+    parallel([lambda: write(1), unlink, lambda: write(2)])
+    run("mount", "-o", "remount,ro", up)
+    with refused(errno.EROFS):
+        (up / "g").touch()
+    kernel_is_content()
+
+
+# ---------------------------------------------------------------- mounting
+
+
+def mount_fails(*words: object, source: object, target: Path) -> str:
+    """What mount(8) says about it."""
+    target.mkdir(exist_ok=True)
+    options = ",".join(str(word) for word in words)
+    done = run("mount", "-i", "-t", "boesfs", *(["-o", options] if options else []), source, target, check=False)
+    if not done.returncode:
+        run("umount", target)
+    assert done.returncode, f"{source} with {options} was mounted"
+    return done.stderr
+
+
+def test_mounts_that_make_no_sense_are_refused_with_a_sentence(s: Scene) -> None:
+    s.policy()
+    (s.lower / "file").touch()
+    for said, words, source in (
+        ("no policy", ["at=/"], s.lower),
+        ("no policy", [], s.lower),
+        ("no such program is attached", ["policy=other"], s.lower),
+        ("nopolicy and a policy", ["policy=test", "nopolicy"], s.lower),
+        ("no such program is attached", ["policy_id=1"], s.lower),
+        ("has no such policy", ["policy=test", "policy_id=77"], s.lower),
+        ("numbered from 1", ["policy=test", "policy_id=0"], s.lower),
+        ("not a BPF link", ["policy_fd=0"], s.lower),
+        ("not an absolute path", ["policy=test", "at=relative"], s.lower),
+        ("are not allowed", ["policy=test", "at=/a/../b"], s.lower),
+        ("are not allowed", ["policy=test", "at=/a/./b"], s.lower),
+        ("are not allowed", ["policy=test", "at=/a//b"], s.lower),
+        ("are not allowed", ["policy=test", "at=/a/"], s.lower),
+        ("are not allowed", ["policy=test", "at=/.."], s.lower),
+        ("longer than 255", ["policy=test", "at=/" + "x" * 256], s.lower),
+        ("nknown parameter", ["policy=test", "colour=red"], s.lower),
+        ("", ["policy=test", "instance=many"], s.lower),
+        ("cannot be stacked upon", ["policy=test"], "/proc"),
+        ("cannot be stacked upon", ["policy=test"], "/sys"),
+        ("cannot be stacked upon", ["policy=test"], "/proc/self/fdinfo"),
+        ("cannot be stacked upon", ["policy=test"], "/sys/fs/bpf"),
+        ("cannot be stacked upon", ["policy=test"], "/sys/fs/cgroup"),
+        ("error 20", ["policy=test"], s.lower / "file"),
+        ("error 2", ["policy=test"], s.lower / "none"),
+    ):
+        answer = mount_fails(*words, source=source, target=s.upper)
+        assert said in answer, (words, source, answer)
+        assert not answer.rstrip().endswith("system call failed:"), answer
+    assert "boesfs" not in Path("/proc/mounts").read_text()
+
+
+def test_a_mount_over_its_own_source_and_mounts_on_mounts(s: Scene) -> None:
+    s.policy()
+    (s.lower / "f").write_text("below")
+    two = s.home / "two"
+    s.mount(s.lower, s.lower)
+    assert Path("/proc/mounts").read_text().count(f"{s.lower} {s.lower} boesfs") == 1
+    (s.lower / "g").write_text("through")
+    s.mount(s.lower, two)
+    assert (two / "g").read_text() == "through"
+    (two / "d").mkdir()
+    (two / "f").rename(two / "d/f")
+    assert (s.lower / "d/f").read_text() == "below"
+    with opened(two / "d/f") as fd:
+        page = mmap.mmap(fd, 5)
+        page[:5] = b"BELOW"
+        maps = Path("/proc/self/maps").read_text()
+        page.close()
+        assert f" {two}/d/f\n" in maps, [line for line in maps.splitlines() if line.endswith("/f")]
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+        with opened(s.lower / "d/f") as below, refused(errno.EAGAIN):
+            ofd(below, fcntl.F_WRLCK)
+        os.lseek(fd, 0, os.SEEK_SET)
+        reader, writer = os.pipe()
+        assert os.splice(fd, writer, 5) == 5
+        assert os.read(reader, 9) == b"BELOW"
+        os.close(reader)
+        os.close(writer)
+    (two / "suid").touch()
+    (two / "suid").chmod(0o6777)
+    with opened(two / "suid") as fd:
+        apart(lambda: os.write(fd, b"x"))
+    assert stat.S_IMODE((two / "suid").stat().st_mode) == 0o777
+    (s.lower / "suid").chmod(0o6777)
+    apart(lambda: os.truncate(two / "suid", 0))
+    assert stat.S_IMODE((two / "suid").stat().st_mode) == 0o777
+    with opened(two / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND) as fd:
+        os.write(fd, b"a")
+        os.pwrite(fd, b"b", 0)
+        assert (two / "log").read_bytes() == b"ab"
+    with opened(two, os.O_TMPFILE | os.O_RDWR) as fd:
+        os.write(fd, b"tmp")
+        link_fd(fd, two / "tmp")
+    assert (s.lower / "tmp").read_text() == "tmp"
+    shutil.copy("/usr/bin/true", two / "true")
+    run(two / "true")
+    assert "as deep a stack" in mount_fails("policy=test", source=two, target=s.home / "three")
+    kernel_is_content()
+
+
+def test_options_are_shown_again(s: Scene) -> None:
+    s.policy()
+
+    def shown(target: Path) -> str:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        (line,) = [line for line in lines if line.split()[4] == str(target)]
+        return line.split(" - ")[1]
+
+    up = s.mount(policy="test", at="/srv/data", instance=2**64 - 1)
+    assert shown(up) == f"boesfs {s.lower} rw,policy=test,at=/srv/data,instance=18446744073709551615"
+    options = shown(up).split()[-1]
+    s.umount()
+    run("mount", "-i", "-t", "boesfs", "-o", options, s.lower, up)
+    s.mounts.append(up)
+    assert shown(up).split()[-1] == options
+    run("mount", "-o", "remount,ro", up)
+    assert shown(up).split()[-1] == options.replace("rw", "ro", 1)
+    with refused(errno.EROFS):
+        (up / "f").touch()
+    (s.lower / "f").write_text("not read-only below")
+    assert (up / "f").read_text() == "not read-only below"
+    run("mount", "-o", "remount,rw", up)
+    (up / "g").touch()
+    with opened(up / "g"):
+        assert "busy" in run("mount", "-o", "remount,ro", up, check=False).stderr
+    s.umount()
+    s.mount(nopolicy=True)
+    assert shown(up) == f"boesfs {s.lower} rw,nopolicy,at=/"
+
+
+def test_the_mount_calls_take_what_a_word_with_commas_cannot_say(s: Scene) -> None:
+    s.policy()
+    fs = call(FSOPEN, b"boesfs", 0)
+    strings = ((b"source", os.fsencode(s.lower)), (b"policy", b"test"), (b"at", b"/with,comma and space/\\x"))
+    for key, value in strings:
+        call(FSCONFIG, fs, 1, key, value, 0)
+    with refused(errno.EINVAL):
+        call(FSCONFIG, fs, 1, b"source", b"/tmp", 0)
+    log = os.read(fs, 4096)
+    assert b"boesfs: more than one source" in log, log
+    with refused(errno.EINVAL):
+        call(FSCONFIG, fs, 1, b"at", b"no path", 0)
+    assert b"not an absolute path" in os.read(fs, 4096)
+    call(FSCONFIG, fs, 6, None, None, 0)
+    mounted = call(FSMOUNT, fs, 0, 0)
+    call(MOVE_MOUNT, mounted, b"", AT_FDCWD, os.fsencode(s.upper), 4)
+    s.mounts.append(s.upper)
+    os.close(mounted)
+    os.close(fs)
+    assert ",at=/with\\054comma\\040and\\040space/\\134x" in Path("/proc/self/mountinfo").read_text()
+    (s.upper / "f").touch()
+    assert (s.lower / "f").exists()
+    fs = call(FSOPEN, b"boesfs", 0)
+    call(FSCONFIG, fs, 1, b"policy", b"test", 0)
+    with refused(errno.EINVAL):
+        call(FSCONFIG, fs, 6, None, None, 0)
+    assert b"boesfs: no source" in os.read(fs, 4096)
+    os.close(fs)
+
+
+def bound(s: Scene, options: str) -> Path:
+    """The lower directory once more, mounted with other options."""
+    other = s.home / "bound"
+    other.mkdir()
+    run("mount", "--bind", s.lower, other)
+    s.mounts.append(other)
+    run("mount", "-o", f"remount,bind,{options}", other)
+    return other
+
+
+def test_a_read_only_lower_mount_is_read_only(s: Scene) -> None:
+    s.policy()
+    (s.lower / "f").write_text("x")
+    up = s.mount(bound(s, "ro"))
+    for work in (
+        lambda: (up / "f").write_text("y"),
+        lambda: (up / "g").touch(),
+        lambda: (up / "f").unlink(),
+        lambda: (up / "f").chmod(0),
+        lambda: os.utime(up / "f"),
+        lambda: os.truncate(up / "f", 0),
+        lambda: (up / "d").mkdir(),
+        lambda: (up / "f").rename(up / "g"),
+        lambda: os.link(up / "f", up / "g"),
+        lambda: os.setxattr(up / "f", "user.a", b""),
+        lambda: os.open(up, os.O_TMPFILE | os.O_RDWR),
+    ):
+        with refused(errno.EROFS):
+            work()
+    assert not os.access(up / "f", os.W_OK)
+    assert (up / "f").read_text() == "x"
+    assert os.statvfs(up).f_flag & os.ST_RDONLY
+    assert run("mount", "-o", "remount,rw", up, check=False).returncode
+    with refused(errno.EROFS):
+        (up / "g").touch()
+
+
+def test_a_lower_mount_without_programs_devices_and_set_id_bits_stays_so(s: Scene) -> None:
+    s.policy()
+    shutil.copy("/usr/bin/id", s.lower / "id")
+    (s.lower / "id").chmod(0o6755)
+    (s.lower / "script").write_text("#!/bin/sh\n")
+    (s.lower / "script").chmod(0o755)
+    (s.lower / "sgid").mkdir()
+    os.chown(s.lower / "sgid", 0, 55)
+    (s.lower / "sgid").chmod(0o2777)
+    os.mknod(s.lower / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    lower = bound(s, "noexec,nosuid,nodev")
+    up = s.mount(lower)
+    for d in (lower, up):
+        for name in ("id", "script"):
+            with refused(errno.EACCES):
+                os.execv(d / name, [name])
+        with opened(d / "id", os.O_RDONLY) as fd, refused(errno.EPERM):
+            mmap.mmap(fd, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+        with refused(errno.EACCES):
+            os.open(d / "null", os.O_RDWR)
+    s.umount()
+    run("mount", "-o", "remount,bind,nosuid", lower)
+    up = s.mount(lower)
+    for d in (lower, up):
+        for _ in range(2):
+            assert run(d / "id", "-u", user=USER, group=USER).stdout == f"{USER}\n"
+            assert run(d / "id", "-g", user=USER, group=USER).stdout == f"{USER}\n"
+            assert stat.S_IMODE((d / "id").stat().st_mode) == 0o6755, "shown all the same"
+            (d / "id").chmod(0o6755)
+        os.chown(d / "id", 0, 0)
+        (d / "id").chmod(0o6755)
+        assert run(d / "id", "-u", user=USER).stdout == f"{USER}\n"
+        (d / "sgid" / d.name).touch()
+        assert (d / "sgid" / d.name).stat().st_gid == 55
+        with opened(d / "null") as fd:
+            os.write(fd, b"x")
+    s.umount()
+    run("mount", "-o", "remount,bind,suid", lower)
+    up = s.mount(lower)
+    assert run(up / "id", "-u", user=USER).stdout == "0\n"
+    for flag in ("nosuid", "noexec"):
+        run("mount", "-o", f"remount,bind,{flag}", up)
+        done = run("sh", "-c", f"{up}/id -u", check=False, user=USER)
+        assert done.stdout == (f"{USER}\n" if flag == "nosuid" else ""), flag
+
+
+def test_nothing_is_left_after_many_mounts_under_load(s: Scene) -> None:
+    """A hundred mounts come and go while files are made behind and through them; then the module can go."""
+    policy = s.policy()
+    (s.lower / "d").mkdir()
+    for n in range(50):
+        (s.lower / f"d/f{n}").write_text("x")
+    stop = s.home / "stop"
+
+    def load() -> None:
+        n = 0
+        while not stop.exists():
+            n += 1
+            with contextlib.suppress(OSError):
+                path = s.upper / f"d/f{n % 60}"
+                path.read_bytes()
+                path.write_text("y")
+                path.rename(s.upper / f"d/f{(n * 7) % 60}")
+                (s.upper / f"d/n{n % 5}").touch()
+                (s.upper / f"d/n{n % 5}").unlink()
+                os.listdir(s.upper / "d")
+
+    def load_below() -> None:
+        n = 0
+        while not stop.exists():
+            n += 1
+            with contextlib.suppress(OSError):
+                (s.lower / f"d/f{n % 60}").write_text("z")
+                (s.lower / f"d/f{(n * 11) % 60}").unlink()
+                (s.lower / "d/sub").mkdir(exist_ok=True)
+                (s.lower / "d/sub").rename(s.lower / f"sub{n % 3}")
+
+    joins = [start(load), start(load_below)]
+    for _ in range(100):
+        s.mount()
+        os.listdir(s.upper / "d")
+        for n in range(0, 50, 10):
+            (s.upper / f"d/f{n}").exists()
+        s.mounts.remove(s.upper)
+        for _ in range(200):
+            if not run("umount", s.upper, check=False).returncode:
+                break
+            time.sleep(0.005)
+        else:
+            raise AssertionError("busy for a second")
+    stop.touch()
+    for join in joins:
+        join()
+    policy.unload()
+    s.policies.remove(policy)
+    shrink = Path("/sys/kernel/slab/boesfs_inode/shrink")
+    for _ in range(50):
+        if shrink.exists():
+            shrink.write_text("1")
+        (line,) = [x for x in Path("/proc/slabinfo").read_text().splitlines() if x.startswith("boesfs_inode")]
+        if line.split()[1:3] == ["0", "0"]:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError(line)
+    for _ in range(50):
+        done = run("rmmod", "boesfs", check=False)
+        if not done.returncode:
+            break
+        time.sleep(0.1)
+    assert not done.returncode, done.stderr
+    assert "boesfs" not in Path("/proc/filesystems").read_text()
+    kernel_is_content()
