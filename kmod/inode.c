@@ -382,6 +382,11 @@ static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind,
 		err = PTR_ERR(parent);
 		goto out;
 	}
+	if (d_is_positive(lower)) {	/* made behind us: it is to be opened, and only with O_EXCL EEXIST; the VFS tries again */
+		err = -ESTALE;
+		unlock_lower_parent(parent);
+		goto out;
+	}
 	switch (kind) {
 	case MAKE_FILE:
 		err = boesfs_vfs_create(idmap, d_inode(parent), lower, mode);
