@@ -150,6 +150,7 @@ int boesfs_dentry_alloc(struct dentry *dentry, struct dentry *lower);
 
 struct inode *boesfs_iget(struct super_block *sb, struct inode *lower);
 void boesfs_copy_attr(struct inode *inode);
+bool boesfs_attr_stale(const struct inode *inode);
 
 /* ---------------------------------------------------------------- xattr.c */
 

@@ -89,6 +89,7 @@ static int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
 	struct dentry *lower = bd->lower;
+	struct inode *inode;
 	enum boesfs_op op;
 	int ret;
 
@@ -102,6 +103,12 @@ static int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 		ret = revalidate_lower(dentry, lower, flags);
 		if (ret <= 0)
 			return ret;
+	}
+	inode = d_inode_rcu(dentry);
+	if (inode && unlikely(boesfs_attr_stale(inode))) {
+		if (flags & LOOKUP_RCU)
+			return -ECHILD;
+		boesfs_copy_attr(inode);
 	}
 	op = d_is_negative(dentry) ? BOESFS_OP_PROBE : BOESFS_OP_LOOKUP;
 	if (likely(boesfs_allowed(dentry, op)))

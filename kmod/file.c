@@ -62,7 +62,7 @@ static int boesfs_open(struct inode *inode, struct file *file)
 
 	if (err)
 		return err;
-	if (unlikely(i_size_read(inode) != i_size_read(d_inode(path.dentry))))
+	if (unlikely(i_size_read(inode) != i_size_read(d_inode(path.dentry)) || boesfs_attr_stale(inode)))
 		boesfs_copy_attr(inode);
 	lower = backing_file_open(boesfs_user_of(file), file->f_flags & ~BOESFS_NOT_BELOW, &path, current_cred());
 	if (IS_ERR(lower))
@@ -130,15 +130,33 @@ static void end_write(struct file *file, loff_t pos, ssize_t written)
 }
 #endif
 
+/*
+ * The helpers remove set-id bits and capabilities from our inode, without its lock, unless it is S_NOSEC, as ours are: the
+ * lower filesystem removes its own. chmod(2) and setxattr(2) take the flag away until we give it back, under the inode's
+ * lock, so who writes holds it shared.
+ */
+static int lock_for_writing(struct inode *inode, bool nowait)
+{
+	if (!nowait)
+		inode_lock_shared(inode);
+	else if (!inode_trylock_shared(inode))
+		return -EAGAIN;
+	return 0;
+}
+
 static ssize_t boesfs_write_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
 	struct file *file = iocb->ki_filp;
 	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(file), .end_write = end_write };
 	ssize_t ret = check_file(file, BOESFS_OP_WRITE, iov_iter_count(iter), iocb->ki_pos, 0);
 
+	if (!ret)
+		ret = lock_for_writing(file_inode(file), iocb->ki_flags & IOCB_NOWAIT);
 	if (unlikely(ret))
 		return ret;
-	return backing_file_write_iter(lower_file(file), iter, iocb, iocb->ki_flags, &ctx);
+	ret = backing_file_write_iter(lower_file(file), iter, iocb, iocb->ki_flags, &ctx);
+	inode_unlock_shared(file_inode(file));
+	return ret;
 }
 
 static ssize_t boesfs_splice_read(struct file *in, loff_t *pos, struct pipe_inode_info *pipe, size_t len,
@@ -160,7 +178,10 @@ static ssize_t boesfs_splice_write(struct pipe_inode_info *pipe, struct file *ou
 
 	if (ret)
 		return ret;
-	return boesfs_backing_splice_write(pipe, out, lower_file(out), pos, len, flags, &ctx);
+	inode_lock_shared(file_inode(out));
+	ret = boesfs_backing_splice_write(pipe, out, lower_file(out), pos, len, flags, &ctx);
+	inode_unlock_shared(file_inode(out));
+	return ret;
 }
 
 static int check_two(struct file *in, loff_t pos_in, struct file *out, loff_t pos_out, u64 len)
@@ -302,15 +323,18 @@ static int check_lock(struct file *file, const struct file_lock *lock)
 
 static int boesfs_lock(struct file *file, int cmd, struct file_lock *lock)
 {
-	struct file *lower = lower_file(file);
+	struct file *lower = lower_file(file), *locked = lock->c.flc_file;
 	int err = lock->c.flc_type == F_UNLCK ? 0 : check_lock(file, lock);
 
 	if (err)
 		return err;
 	lock->c.flc_file = lower;
 	if (cmd == F_GETLK)
-		return vfs_test_lock(lower, lock);
-	return vfs_lock_file(lower, cmd, lock, NULL);
+		err = vfs_test_lock(lower, lock);
+	else
+		err = vfs_lock_file(lower, cmd, lock, NULL);
+	lock->c.flc_file = locked;	/* who waits comes again */
+	return err;
 }
 
 static int boesfs_flock(struct file *file, int cmd, struct file_lock *lock)

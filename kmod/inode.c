@@ -18,6 +18,26 @@ static const struct inode_operations boesfs_dir_inode_ops, boesfs_file_inode_ops
 
 /* ------------------------------------------------------------- attributes */
 
+/* Set-id bits that nobody may run with are not shown to the VFS. */
+static umode_t mode_of(const struct inode *lower, const struct vfsmount *mnt)
+{
+	umode_t mode = READ_ONCE(lower->i_mode);
+
+	return mnt->mnt_flags & MNT_NOSUID && !S_ISDIR(mode) ? mode & ~(S_ISUID | S_ISGID) : mode;
+}
+
+/* Did anything that the VFS decides by change behind us? */
+bool boesfs_attr_stale(const struct inode *inode)
+{
+	const struct inode *lower = boesfs_lower_inode(inode);
+	struct mnt_idmap *idmap = boesfs_lower_idmap(inode->i_sb);
+
+	return READ_ONCE(inode->i_mode) != mode_of(lower, boesfs_sb(inode->i_sb)->lower) ||
+	       (lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS ||
+	       !vfsuid_eq_kuid(i_uid_into_vfsuid(idmap, lower), inode->i_uid) ||
+	       !vfsgid_eq_kgid(i_gid_into_vfsgid(idmap, lower), inode->i_gid);
+}
+
 /*
  * What the VFS looks at before it asks us follows the lower inode.
  *
@@ -27,21 +47,23 @@ void boesfs_copy_attr(struct inode *inode)
 {
 	struct inode *lower = boesfs_lower_inode(inode);
 	struct mnt_idmap *idmap = boesfs_lower_idmap(inode->i_sb);
-	umode_t mode = READ_ONCE(lower->i_mode);
+	umode_t mode = mode_of(lower, boesfs_sb(inode->i_sb)->lower);
 	loff_t size;
 
-	if (boesfs_sb(inode->i_sb)->lower->mnt_flags & MNT_NOSUID && !S_ISDIR(mode))
-		mode &= ~(S_ISUID | S_ISGID);
+	if (unlikely((lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS || !IS_NOSEC(inode)))
+		inode_set_flags(inode, (lower->i_flags & BOESFS_COPIED_FLAGS) | S_NOSEC, BOESFS_COPIED_FLAGS | S_NOSEC);
 	WRITE_ONCE(inode->i_mode, mode);
 	inode->i_uid = vfsuid_into_kuid(i_uid_into_vfsuid(idmap, lower));
 	inode->i_gid = vfsgid_into_kgid(i_gid_into_vfsgid(idmap, lower));
 	inode_set_atime_to_ts(inode, inode_get_atime(lower));
 	inode_set_mtime_to_ts(inode, inode_get_mtime(lower));
 	inode_set_ctime_to_ts(inode, inode_get_ctime(lower));
-	if (inode->i_nlink != lower->i_nlink)
-		set_nlink(inode, lower->i_nlink);
-	if (unlikely((lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS))
-		inode_set_flags(inode, lower->i_flags & BOESFS_COPIED_FLAGS, BOESFS_COPIED_FLAGS);
+	if (unlikely(inode->i_nlink != lower->i_nlink)) {
+		spin_lock(&inode->i_lock);	/* the superblock's count of unlinked inodes has to be right */
+		if (inode->i_nlink != lower->i_nlink)
+			set_nlink(inode, lower->i_nlink);
+		spin_unlock(&inode->i_lock);
+	}
 	do {	/* nobody who writes meanwhile leaves an older size behind */
 		size = i_size_read(lower);
 		i_size_write(inode, size);
@@ -150,7 +172,7 @@ static int boesfs_getattr(struct mnt_idmap *idmap, const struct path *path, stru
 		return err;
 	stat->dev = dentry->d_sb->s_dev;
 	if (unlikely(i_size_read(d_inode(dentry)) != stat->size))
-		i_size_write(d_inode(dentry), stat->size);
+		boesfs_copy_attr(d_inode(dentry));
 	return 0;
 }
 
@@ -200,10 +222,12 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	struct dentry *lower = boesfs_lower_dentry(dentry);
 	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
 	struct iattr below = *attr;
-	int err = check_setattr(dentry, attr);
+	int err = check_setattr(dentry, attr), kill = 0;
 
+	inode_set_flags(d_inode(dentry), S_NOSEC, S_NOSEC);	/* notify_change() took it */
 	if (err)
 		return err;
+	attr->ia_valid &= ~ATTR_KILL_PRIV;	/* the lower inode's capabilities go with the lower notify_change() */
 	err = setattr_prepare(&nop_mnt_idmap, dentry, attr);
 	if (err)
 		return err;
@@ -213,6 +237,8 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	if (below.ia_valid & (ATTR_KILL_SUID | ATTR_KILL_SGID))
 		below.ia_valid &= ~ATTR_MODE;	/* notify_change() makes it from them again */
 	if (below.ia_valid & ATTR_SIZE) {
+		if (IS_APPEND(d_inode(lower)))	/* ftruncate(2) looked at our flag alone */
+			return -EPERM;
 		err = get_write_access(d_inode(lower));	/* no file that is being executed */
 		if (err)
 			return err;
@@ -220,6 +246,13 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	err = mnt_want_write(mnt);
 	if (!err) {
 		inode_lock(d_inode(lower));
+		if (below.ia_valid & (ATTR_SIZE | ATTR_UID | ATTR_GID) && !d_is_dir(lower))
+			below.ia_valid |= ATTR_KILL_PRIV;
+		/* do_truncate() does so, but not for an inode that is S_NOSEC */
+		if (below.ia_valid & ATTR_SIZE && !(below.ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID)))
+			kill = setattr_should_drop_suidgid(boesfs_lower_idmap(dentry->d_sb), d_inode(lower));
+		if (kill)
+			below.ia_valid |= kill | ATTR_FORCE;
 		err = notify_change(boesfs_lower_idmap(dentry->d_sb), lower, &below, NULL);
 		inode_unlock(d_inode(lower));
 		mnt_drop_write(mnt);
@@ -346,6 +379,11 @@ static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind,
 	parent = lock_lower_parent(dentry);
 	if (IS_ERR(parent)) {
 		err = PTR_ERR(parent);
+		goto out;
+	}
+	if (d_is_positive(lower)) {	/* made behind us: it is to be opened, and only with O_EXCL EEXIST; the VFS tries again */
+		err = -ESTALE;
+		unlock_lower_parent(parent);
 		goto out;
 	}
 	switch (kind) {

@@ -37,6 +37,7 @@ static int boesfs_xattr_set(const struct xattr_handler *handler, struct mnt_idma
 	struct dentry *lower = boesfs_lower_dentry(dentry);
 	int err = check_xattr(dentry, value ? BOESFS_OP_SETXATTR : BOESFS_OP_REMOVEXATTR, name, size, flags);
 
+	inode_set_flags(inode, S_NOSEC, S_NOSEC);	/* __vfs_setxattr_noperm() took it */
 	if (err)
 		return err;
 	err = mnt_want_write(mnt);

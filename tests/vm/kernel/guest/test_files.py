@@ -103,6 +103,12 @@ def number_of(work: Callable[[], object]) -> int:
     return 0
 
 
+def kernel_is_content() -> None:
+    """No warning since the test began."""
+    said = run("dmesg").stdout.rpartition("test test_")[2]
+    assert not any(word in said for word in ("WARNING:", "BUG:", "Call Trace")), said
+
+
 def same(s: Scene, *behaviours: Callable[[Path], object]) -> Path:
     """Each behaviour holds on ext4 and on boesfs, and returns the same; all that do not are told."""
     s.policy()
@@ -652,6 +658,7 @@ def mappings_work(d: Path) -> None:
         with contextlib.suppress(AssertionError):
             join()
             raise RuntimeError("no SIGBUS behind the end of the file")
+        page.close()
     with opened(d / "f", os.O_CREAT | os.O_RDONLY) as fd, refused(errno.EACCES):
         os.truncate(d / "f", 5)
         mmap.mmap(fd, 5)
@@ -846,7 +853,6 @@ def no_access_time_can_be_asked_for_later(d: Path) -> None:
 
 def set_id_bits_go(d: Path) -> None:
     """An unprivileged writer, truncater or chowner drops them; root keeps them."""
-
     def fresh(mode: int = 0o6777) -> Path:
         (d / "f").unlink(missing_ok=True)
         (d / "f").write_bytes(b"x" * 100)
@@ -1170,3 +1176,993 @@ def test_set_id_bits_behave_the_same(s: Scene) -> None:
 
 def test_capabilities_of_files_behave_the_same(s: Scene) -> None:
     same(s, capabilities_of_files_go)
+
+
+def test_set_id_bits_from_behind_go_with_a_write_through_the_mount(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    (s.lower / "f").touch()
+    reader, writer = os.pipe()
+    os.write(writer, b"x" * 9)
+    wrong = []
+    for name, flags, work in (
+        ("write", os.O_RDWR, lambda fd: os.write(fd, b"x")),
+        ("splice", os.O_RDWR, lambda fd: os.splice(reader, fd, 1)),
+        ("ftruncate", os.O_RDWR, lambda fd: os.ftruncate(fd, 0)),
+        ("truncate", os.O_RDONLY, lambda _: os.truncate(up / "f", 0)),
+        ("O_TRUNC", os.O_RDONLY, lambda _: os.open(up / "f", os.O_WRONLY | os.O_TRUNC)),
+        ("mapping", os.O_RDWR, lambda _: None),
+    ):
+        (s.lower / "f").unlink()
+        (s.lower / "f").write_text("x")
+        (s.lower / "f").chmod(0o6777)
+        (up / "f").stat()
+        with opened(up / "f", flags) as fd:
+            apart(lambda fd=fd, work=work: work(fd))
+        mode = stat.S_IMODE((s.lower / "f").stat().st_mode)
+        if mode != (0o6777 if name == "mapping" else 0o777):
+            wrong.append(f"{name}: {mode:o}")
+    os.close(reader)
+    os.close(writer)
+    assert not wrong, wrong
+
+
+def test_set_id_bits_that_come_and_go_while_a_file_is_written_upset_nobody(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    (up / "f").touch()
+    os.chown(up / "f", USER, USER)
+
+    def write() -> None:
+        with opened(up / "f", os.O_WRONLY) as fd:
+            for _ in range(3000):
+                os.pwrite(fd, b"x", 0)
+
+    def chmod() -> None:
+        for _ in range(1500):
+            (up / "f").chmod(0o4755)
+
+    joins = [start(work, USER) for work in (write, chmod, write, chmod)]
+    for join in joins:
+        join()
+    kernel_is_content()
+    apart(lambda: (up / "f").write_text("last"))
+    assert stat.S_IMODE((up / "f").stat().st_mode) == 0o755
+
+
+# ---------------------------------------------------------------- directories, events, programs, filesystems
+
+
+def many_entries_are_listed(d: Path) -> None:
+    names = {f"entry-{n:05}" for n in range(5000)}
+    with opened(d, os.O_RDONLY) as fd:
+        for name in names:
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+
+        def entries(size: int = 4096) -> list[tuple[str, int, int]]:
+            found = []
+            buffer = ctypes.create_string_buffer(size)
+            while length := call(GETDENTS64, fd, buffer, size):
+                at = 0
+                while at < length:
+                    ino, offset, size_of, kind = struct.unpack_from("<QqHB", buffer.raw, at)
+                    name = buffer.raw[at + 19 : at + size_of].split(b"\0")[0].decode()
+                    assert kind == (4 if name in (".", "..") else 8)
+                    found.append((name, offset, ino))
+                    at += size_of
+            return found
+
+        everything = entries()
+        assert len(everything) == 5002
+        assert {name for name, _, _ in everything} == names | {".", ".."}
+        inodes = {name: ino for name, _, ino in everything}
+        for name in ("entry-00000", "entry-04999", "."):
+            assert (d / name).stat().st_ino == inodes[name]
+        for at in (0, 1, 2500, 4990):
+            assert os.lseek(fd, everything[at][1], os.SEEK_SET) == everything[at][1]
+            assert entries(1024) == everything[at + 1 :]
+        assert entries() == []
+        os.lseek(fd, 0, os.SEEK_SET)
+        assert entries(32768) == everything
+        os.lseek(fd, everything[100][1], os.SEEK_SET)
+        for name, _, _ in everything[101:4000:2]:
+            if name not in (".", ".."):
+                os.unlink(d / name)
+        assert {name for name, _, _ in entries()} == {
+            name for name, _, _ in everything[102:4000:2] + everything[4000:] if name not in (".", "..")
+        } | {name for name, _, _ in everything[101:] if name in (".", "..")}
+    assert len(os.listdir(d)) == sum(1 for _ in os.scandir(d))
+
+
+def events_are_told(d: Path) -> list[tuple[int, str]]:
+    fd = LIBC.inotify_init1(os.O_NONBLOCK)
+    try:
+        assert LIBC.inotify_add_watch(fd, os.fsencode(d), 0xFFF) >= 0
+        (d / "f").write_text("hello")
+        (d / "f").read_text()
+        (d / "f").chmod(0o600)
+        (d / "f").rename(d / "g")
+        (d / "sub").mkdir()
+        os.link(d / "g", d / "h")
+        (d / "g").unlink()
+        (d / "sub").rmdir()
+        raw = os.read(fd, 100_000)
+    finally:
+        os.close(fd)
+    found, at = [], 0
+    while at < len(raw):
+        _, mask, _, length = struct.unpack_from("iIII", raw, at)
+        found.append((mask, raw[at + 16 : at + 16 + length].split(b"\0")[0].decode()))
+        at += 16 + length
+    for mask, name in ((0x100, "f"), (2, "f"), (8, "f"), (1, "f"), (4, "f"), (0x40, "f"), (0x80, "g"), (0x200, "g")):
+        assert (mask, name) in found, (mask, name, found)
+    assert (0x40000100, "sub") in found
+    assert (0x40000200, "sub") in found
+    return found
+
+
+def programs_run(d: Path) -> None:
+    shutil.copy("/usr/bin/true", d / "true")
+    run(d / "true")
+    (d / "script").write_text("#!/bin/sh\necho $0 said\n")
+    (d / "script").chmod(0o755)
+    assert run(d / "script").stdout == f"{d}/script said\n"
+    shutil.copy("/usr/bin/sleep", d / "sleep")
+    with subprocess.Popen([d / "sleep", "60"]) as sleeper:
+        try:
+            while os.readlink(f"/proc/{sleeper.pid}/exe") != str(d / "sleep"):
+                time.sleep(0.01)
+            assert str(d / "sleep") in Path(f"/proc/{sleeper.pid}/maps").read_text()
+            for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+                with refused(errno.ETXTBSY):
+                    os.open(d / "sleep", flags)
+            with refused(errno.ETXTBSY):
+                os.truncate(d / "sleep", 0)
+            (d / "sleep").rename(d / "other")
+        finally:
+            sleeper.kill()
+    with opened(d / "other", os.O_RDWR), refused(errno.ETXTBSY):
+        os.execv(d / "other", ["other", "0"])
+    (d / "true").chmod(0o644)
+    with refused(errno.EACCES):
+        os.execv(d / "true", ["true"])
+    shutil.copy("/usr/bin/id", d / "id")
+    (d / "id").chmod(0o4755)
+    assert run(d / "id", "-u", user=USER).stdout == "0\n"
+    (d / "id").chmod(0o755)
+    assert run(d / "id", "-u", user=USER).stdout == f"{USER}\n"
+    (d / "x").write_text("no program")
+    (d / "x").chmod(0o755)
+    with refused(errno.ENOEXEC):
+        os.execv(d / "x", ["x"])
+
+
+def test_directories_behave_the_same(s: Scene) -> None:
+    same(s, many_entries_are_listed)
+
+
+def test_events_and_programs_behave_the_same(s: Scene) -> None:
+    same(s, events_are_told, programs_run)
+
+
+def test_what_is_told_about_the_filesystem(s: Scene) -> None:
+    """Its own device and type; the rest is the lower filesystem's."""
+    s.policy()
+    up = s.mount()
+    (s.lower / "f").write_text("x")
+    (s.lower / "d").mkdir()
+    for name in ("f", "d", "."):
+        below, above = (s.lower / name).lstat(), (up / name).lstat()
+        assert below.st_dev != above.st_dev
+        assert below.st_ino == above.st_ino
+    assert Path("/proc/mounts").read_text().count(f"{s.lower} {up} boesfs ") == 1
+    raw = ctypes.create_string_buffer(256)
+    assert LIBC.statfs(os.fsencode(up), raw) == 0
+    assert struct.unpack_from("q", raw)[0] == 0x424F4553
+    below, above = os.statvfs(s.lower), os.statvfs(up)
+    assert (above.f_blocks, above.f_bsize, above.f_files) == (below.f_blocks, below.f_bsize, below.f_files)
+    assert above.f_flag & os.ST_RDONLY == 0
+
+
+def test_attributes_of_64_kib_pass(s: Scene) -> None:
+    lower = s.home / "tmpfs"
+    lower.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", lower)
+    s.mounts.append(lower)
+    s.policy()
+    up = s.mount(lower)
+    (up / "f").touch()
+    value = random.Random(3).randbytes(65536)
+    for d in (lower, up):
+        for name in ("trusted.big", "security.big"):
+            os.setxattr(d / "f", name, value)
+            assert os.getxattr(up / "f", name) == os.getxattr(lower / "f", name) == value
+            with refused(errno.E2BIG):
+                os.setxattr(d / "f", name, value + b"x")
+            os.removexattr(d / "f", name)
+    assert os.listxattr(up / "f") == []
+
+
+# ---------------------------------------------------------------- what is different, on purpose
+
+
+def test_deviations_are_as_documented(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    (up / "f").write_text("x" * 5000)
+    (up / "g").touch()
+    fiemap = bytearray(struct.pack("QQIIII", 0, 1 << 20, 0, 0, 0, 0))
+    with opened(up / "f") as fd, opened(up, os.O_RDONLY) as directory:
+        for lease in (fcntl.F_RDLCK, fcntl.F_WRLCK):
+            with refused(errno.EINVAL):
+                fcntl.fcntl(fd, fcntl.F_SETLEASE, lease)
+        with refused(errno.EOPNOTSUPP):
+            fcntl.ioctl(fd, FIEMAP, fiemap)
+        for number in (0x5421 + 0x1000, 0x1277, 0xC0046686, 0x6610, 0x40046629, 0x660C, 0x4008581C + 99, 0x80487436):
+            with refused(errno.ENOTTY):
+                fcntl.ioctl(fd, number, bytearray(256))
+        with refused(errno.ENOTTY):  # no subvolumes, encryption, verity
+            fcntl.ioctl(directory, 0x800C6613, bytearray(64))
+        assert fcntl.ioctl(fd, GETVERSION, bytes(8)) == fcntl.ioctl(
+            os.open(s.lower / "f", os.O_RDONLY), GETVERSION, bytes(8)
+        )
+        with refused(errno.EINVAL):
+            fcntl.ioctl(fd, 1, struct.pack("i", 0))  # FIBMAP
+        with refused(errno.EOPNOTSUPP):
+            fcntl.ioctl(directory, 0xC0045877, struct.pack("i", 0))  # FIFREEZE
+        with refused(errno.EOPNOTSUPP):  # io_uring goes without
+            os.preadv(fd, [bytearray(4)], 0, RWF_NOWAIT)
+        with opened(up / "g") as other:
+            request = bytearray(struct.pack("QQHHIqQQiI", 0, 4096, 1, 0, 0, other, 0, 0, 0, 0))
+            fcntl.ioctl(fd, 0xC0189436, request)  # FIDEDUPERANGE: an answer for each file
+            assert struct.unpack("QQHHIqQQiI", request)[8] == -errno.EINVAL
+    handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
+    mount_id = ctypes.c_int()
+    with refused(errno.EOPNOTSUPP):
+        call(NAME_TO_HANDLE, AT_FDCWD, os.fsencode(up / "f"), handle, ctypes.byref(mount_id), 0)
+    (up / "l").symlink_to("f")
+    os.utime(up / "l", ns=(1, 2), follow_symlinks=False)
+    os.readlink(up / "l")
+    assert (up / "l").lstat().st_atime_ns == 1, "reading a link leaves its access time"
+    os.mkfifo(up / "fifo")
+    with opened(up / "fifo"), refused(errno.ENXIO):  # a FIFO of each mount
+        os.open(s.lower / "fifo", os.O_WRONLY | os.O_NONBLOCK)
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(s.lower / "sock"))
+        server.listen()
+        with refused(errno.ECONNREFUSED):
+            client.connect(str(up / "sock"))
+    shutil.copy("/usr/bin/sleep", up / "sleep")
+    with subprocess.Popen([up / "sleep", "60"]) as sleeper:
+        time.sleep(0.3)
+        with opened(s.lower / "sleep"):
+            pass  # what runs on the mount is not busy below
+        sleeper.kill()
+
+
+# ---------------------------------------------------------------- two mounts of one lower tree
+
+
+def test_mappings_are_coherent_between_mounts_and_the_lower_file(s: Scene) -> None:
+    s.policy()
+    one, two = s.mount(), s.mount(target=s.home / "two")
+    (s.lower / "f").write_bytes(b"." * 12288)
+    with contextlib.ExitStack() as stack:
+        fds = {d: stack.enter_context(opened(d / "f")) for d in (one, two, s.lower)}
+        maps = {d: stack.enter_context(mmap.mmap(fd, 12288)) for d, fd in fds.items()}
+        private = {d: stack.enter_context(mmap.mmap(fd, 12288, mmap.MAP_PRIVATE)) for d, fd in fds.items()}
+        for n, writer in enumerate(maps):
+            word = b"map%d" % n
+            maps[writer][4094:4098] = word
+            for reader in maps:
+                assert os.pread(fds[reader], 4, 4094) == maps[reader][4094:4098] == private[reader][4094:4098] == word
+                assert (reader / "f").read_bytes()[4094:4098] == word
+            word = b"wr%d!" % n
+            os.pwrite(fds[writer], word, 4094)
+            for reader in maps:
+                assert maps[reader][4094:4098] == word
+            private[writer][8192 + n : 8193 + n] = b"p"
+            for reader in maps:
+                assert maps[reader][8192 + n : 8193 + n] == b"."
+        os.truncate(one / "f", 19000)
+        for d in maps:
+            assert (d / "f").stat().st_size == 19000
+        fcntl.fcntl(fds[two], fcntl.F_SETFL, os.O_DIRECT)
+        page = stack.enter_context(mmap.mmap(-1, 4096))
+        page[:] = b"D" * 4096
+        os.pwritev(fds[two], [page], 0)
+        assert maps[one][:4096] == maps[s.lower][:4096] == b"D" * 4096
+
+
+def test_ranges_are_copied_between_mounts(s: Scene) -> None:
+    """Between two mounts as within one; between a mount and the lower filesystem EXDEV, and cp(1) copes with it."""
+    s.policy()
+    one, two = s.mount(), s.mount(target=s.home / "two")
+    data = random.Random(4).randbytes(50_000)
+    (one / "f").write_bytes(data)
+    with opened(one / "f") as source, opened(two / "g", os.O_CREAT | os.O_RDWR) as target:
+        assert os.copy_file_range(source, target, 50_000) == 50_000
+        with refused(errno.EXDEV):
+            fcntl.ioctl(target, FICLONE, source)
+    assert (s.lower / "g").read_bytes() == data
+    with opened(one / "f") as source, opened(two / "f") as target, refused(errno.EINVAL):
+        os.copy_file_range(source, target, 1000, 0, 500)
+    for a, b in ((s.lower, one), (one, s.lower)):
+        with opened(a / "f") as source, opened(b / "h", os.O_CREAT | os.O_RDWR) as target:
+            with refused(errno.EXDEV):
+                os.copy_file_range(source, target, 100)
+            assert os.sendfile(target, source, 0, 50_000) == 50_000
+        run("cp", a / "f", b / "i")
+        assert (s.lower / "h").read_bytes() == (s.lower / "i").read_bytes() == data
+        with refused(errno.EXDEV):
+            os.rename(a / "h", b / "j")
+        with refused(errno.EXDEV):
+            os.link(a / "h", b / "j")
+    with refused(errno.EXDEV):
+        os.rename(one / "h", two / "j")
+
+
+def test_sizes_that_change_behind_an_open_file_are_seen(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    (s.lower / "f").write_text("12345")
+    with opened(up / "f", os.O_RDWR) as fd:
+        with opened(s.lower / "f", os.O_WRONLY | os.O_APPEND) as below:
+            os.write(below, b"6789")
+        assert os.read(fd, 99) == b"123456789"
+        assert os.lseek(fd, 0, os.SEEK_END) == 9
+        assert os.fstat(fd).st_size == 9
+        os.truncate(s.lower / "f", 3)
+        assert os.pread(fd, 99, 0) == b"123"
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+        os.truncate(s.lower / "f", 4)
+        os.write(fd, b"end")
+        assert (s.lower / "f").read_bytes() == b"123\0end"
+        with opened(s.lower / "f", os.O_WRONLY | os.O_APPEND) as below:
+            os.write(below, b"!")
+        (up / "f").lstat()
+        with opened(up / "g", os.O_CREAT | os.O_RDWR) as target:
+            assert os.copy_file_range(fd, target, 100, 0) == 8
+
+
+Taker = Callable[[int, int], object]
+
+
+def ofd(fd: int, kind: int, start_at: int = 0, length: int = 0) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, 0, start_at, length, 0))
+
+
+LOCKS: dict[str, Callable[[int, bool], object]] = {
+    "posix": lambda fd, write: fcntl.lockf(fd, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB),
+    "ofd": lambda fd, write: ofd(fd, fcntl.F_WRLCK if write else fcntl.F_RDLCK),
+    "flock": lambda fd, write: fcntl.flock(fd, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB),
+}
+
+
+def test_locks_conflict_between_mounts_and_with_the_lower_file(s: Scene) -> None:
+    s.policy()
+    one, two = s.mount(), s.mount(target=s.home / "two")
+    (s.lower / "f").write_text("x" * 100)
+    for mine, other in ((one, two), (one, s.lower), (s.lower, one), (one, one)):
+        for name, take in LOCKS.items():
+            for write in (True, False):
+                say, hear = os.pipe(), os.pipe()
+
+                def hold(take=take, mine=mine, write=write, say=say, hear=hear) -> None:  # noqa: ANN001
+                    with opened(mine / "f") as fd:
+                        take(fd, write)
+                        os.write(say[1], b"held")
+                        os.read(hear[0], 1)
+                    os.write(say[1], b"gone")
+                    os.read(hear[0], 1)
+
+                join = start(hold)
+                assert os.read(say[0], 9) == b"held"
+                what = f"{name}, {mine.name} against {other.name}, {write=}"
+                with opened(other / "f") as fd:
+                    assert number_of(lambda fd=fd, take=take: take(fd, True)) == errno.EAGAIN, what
+                    assert number_of(lambda fd=fd, take=take: take(fd, False)) == (errno.EAGAIN if write else 0), what
+                    if name == "posix" and write:
+                        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+                        kind, *_ = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+                        assert kind == fcntl.F_WRLCK
+                    os.write(hear[1], b"x")
+                    assert os.read(say[0], 9) == b"gone"
+                    take(fd, True)
+                os.write(hear[1], b"x")
+                join()
+                for end in (*say, *hear):
+                    os.close(end)
+
+
+def test_locks_of_ranges_and_waiting_for_them(s: Scene) -> None:
+    s.policy()
+    one, two = s.mount(), s.mount(target=s.home / "two")
+    (s.lower / "f").write_text("x" * 100)
+    with opened(one / "f") as a, opened(two / "f") as b, opened(s.lower / "f") as c:
+        ofd(a, fcntl.F_WRLCK, 0, 10)
+        ofd(b, fcntl.F_WRLCK, 10, 10)
+        with refused(errno.EAGAIN):
+            ofd(c, fcntl.F_WRLCK, 9, 1)
+        with refused(errno.EAGAIN):
+            ofd(a, fcntl.F_RDLCK, 5, 10)
+        ofd(a, fcntl.F_UNLCK, 9, 1)
+        ofd(c, fcntl.F_WRLCK, 9, 1)
+    with opened(one / "f") as a:
+        fcntl.lockf(a, fcntl.LOCK_EX)
+        waited = time.monotonic()
+
+        def wait() -> None:
+            with opened(two / "f") as b:
+                fcntl.lockf(b, fcntl.LOCK_EX)
+                os.write(b, b"got it")
+
+        join = start(wait)
+        time.sleep(0.3)
+        assert (s.lower / "f").read_bytes()[:6] == b"xxxxxx"
+        with opened(one / "f"):
+            pass  # closing any descriptor of the file gives the process's locks back
+        join()
+        assert time.monotonic() - waited > 0.3
+        assert (s.lower / "f").read_bytes()[:6] == b"got it"
+    with opened(one / "f") as a, opened(one / "f") as b:
+        fcntl.flock(a, fcntl.LOCK_EX)
+        twin = os.dup(a)
+        with refused(errno.EAGAIN):
+            fcntl.flock(b, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(twin)
+        with refused(errno.EAGAIN):
+            fcntl.flock(b, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(a, fcntl.LOCK_UN)
+        fcntl.flock(b, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with opened(one, os.O_RDONLY) as a, opened(two, os.O_RDONLY) as b:
+        fcntl.flock(a, fcntl.LOCK_EX)
+        with refused(errno.EAGAIN):
+            fcntl.flock(b, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def die() -> None:
+        fd = os.open(one / "f", os.O_RDWR)
+        for take in LOCKS.values():
+            with contextlib.suppress(OSError):
+                take(fd, True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with contextlib.suppress(AssertionError):
+        apart(die, None)
+    with opened(s.lower / "f") as fd:
+        for take in LOCKS.values():
+            if take is not LOCKS["ofd"]:
+                take(fd, True)
+    kernel_is_content()
+
+
+def test_names_made_through_two_mounts_at_once(s: Scene) -> None:
+    """A name that is made elsewhere meanwhile is opened by who did not insist on making it."""
+    s.policy()
+    one, two = s.mount(), s.mount(target=s.home / "two")
+    for n in range(40):
+
+        def race(d: Path, n: int = n) -> None:
+            with opened(d / f"f{n}", os.O_CREAT | os.O_WRONLY | os.O_APPEND) as fd:
+                os.write(fd, b"x")
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(d / f"e{n}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                with opened(d / f"f{n}", os.O_WRONLY | os.O_APPEND) as fd:
+                    os.write(fd, b"!")
+
+        parallel([lambda d=d, race=race: race(d) for d in (one, two, s.lower, one, two)])
+        assert sorted((s.lower / f"f{n}").read_bytes()) == sorted(b"xxxxx!")
+
+
+def test_changes_behind_the_mount_are_seen(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    below = s.lower
+
+    def both(name: str) -> None:
+        assert (up / name).exists() == (below / name).exists(), name
+
+    assert not (up / "new").exists()
+    (below / "new").write_text("1")
+    assert (up / "new").read_text() == "1"
+    (below / "new").unlink()
+    both("new")
+    (below / "new").mkdir()
+    assert (up / "new").is_dir()
+    (below / "new").rmdir()
+    (below / "new").symlink_to("/etc/passwd")
+    assert os.readlink(up / "new") == "/etc/passwd"
+    (below / "new").unlink()
+    (below / "new").write_text("file again")
+    assert (up / "new").read_text() == "file again"
+    (below / "other").write_text("replaced")
+    assert (up / "other").exists()
+    (below / "other").rename(below / "new")
+    assert (up / "new").read_text() == "replaced"
+    both("other")
+    (below / "a/b/c").mkdir(parents=True)
+    (below / "a/b/c/f").write_text("deep")
+    assert (up / "a/b/c/f").read_text() == "deep"
+    (below / "a/b").rename(below / "moved")
+    assert not (up / "a/b/c/f").exists()
+    assert (up / "moved/c/f").read_text() == "deep"
+    (below / "a").rename(below / "moved/c/a")
+    assert (up / "moved/c/a").is_dir()
+    (below / "moved/c").rename(below / "c")
+    (below / "moved").rename(below / "c/a/moved")
+    assert (up / "c/a/moved").is_dir()
+    assert (up / "c/f").read_text() == "deep"
+    assert sorted(os.listdir(up / "c")) == ["a", "f"]
+    with opened(up / "c/a", os.O_RDONLY) as fd:
+        (below / "c/a").rename(below / "away")
+        assert os.path.samestat(os.stat("moved", dir_fd=fd), (up / "away/moved").stat())
+        os.close(os.open("made", os.O_CREAT, dir_fd=fd))
+        assert (below / "away/made").exists()
+        os.unlink("made", dir_fd=fd)
+        os.rmdir("moved", dir_fd=fd)
+    assert os.listdir(up / "away") == []
+    run("mkdir", "-p", below / "x/y", below / "p/q")
+    for name in ("x/y", "p/q"):
+        assert (up / name).is_dir()
+    call(RENAMEAT2, AT_FDCWD, os.fsencode(below / "x"), AT_FDCWD, os.fsencode(below / "p"), EXCHANGE)
+    assert (up / "x/q").is_dir()
+    assert (up / "p/y").is_dir()
+    assert not (up / "x/y").exists()
+    with opened(up / "new", os.O_RDONLY) as fd:
+        (below / "new").unlink()
+        (below / "new").write_text("a new file")
+        assert os.read(fd, 99) == b"replaced"
+        assert os.fstat(fd).st_nlink == 0
+        assert (up / "new").read_text() == "a new file"
+    for _ in range(50):
+        (below / "new").unlink()
+        both("new")
+        (below / "new").write_text("x")
+        both("new")
+        (below / "new").unlink()
+        (up / "new").mkdir()
+        both("new")
+        (below / "new").rmdir()
+        (up / "new").write_text("x")
+    with refused(errno.ENOENT):
+        (below / "new").unlink()
+        (up / "new").unlink()
+
+
+def test_attributes_changed_behind_the_mount_count(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    f, over = s.lower / "f", up / "f"
+    f.write_text("x")
+    over.read_text()
+    run("chattr", "+i", f)
+    with refused(errno.EPERM):
+        over.write_text("y")
+    with refused(errno.EPERM):
+        over.unlink()
+    with refused(errno.EPERM):
+        over.chmod(0o777)
+    run("chattr", "-i", f)
+    over.write_text("y")
+    with opened(over) as fd:
+        run("chattr", "+a", f)
+        with refused(errno.EPERM):
+            os.ftruncate(fd, 0)
+        with refused(errno.EPERM):
+            os.truncate(over, 0)
+    with opened(over, os.O_WRONLY | os.O_APPEND) as fd:
+        os.write(fd, b"z")
+    run("chattr", "-a", f)
+    over.write_text("again")
+    with opened(over) as fd:
+        run("chattr", "+i", f)
+        with refused(errno.EPERM):
+            os.write(fd, b"x")
+        with refused(errno.EPERM):
+            os.ftruncate(fd, 0)
+        run("chattr", "-i", f)
+        os.write(fd, b"x")
+    f.chmod(0o600)
+    with refused(errno.EACCES):
+        apart_errno(lambda: over.read_text())
+    os.chown(f, USER, USER)
+    apart(lambda: over.read_text())
+    apart(lambda: over.chmod(0o640))
+    apart(lambda: os.utime(over, ns=(1, 2)))
+    os.chown(f, 0, 0)
+    with refused(errno.EPERM):
+        apart_errno(lambda: over.chmod(0o666))
+    shutil.copy("/usr/bin/id", s.lower / "id")
+    (s.lower / "id").chmod(0o4755)
+    assert run(up / "id", "-u", user=USER).stdout == "0\n"
+    (s.lower / "id").chmod(0o755)
+    assert run(up / "id", "-u", user=USER).stdout == f"{USER}\n", "a set-id bit that is gone below is gone"
+    (s.lower / "id").chmod(0o4755)
+    assert run(up / "id", "-u", user=USER).stdout == "0\n"
+    os.chown(s.lower / "id", 1001, 0)
+    (s.lower / "id").chmod(0o4755)
+    assert run(up / "id", "-u", user=USER).stdout == "1001\n"
+    (s.lower / "sticky").mkdir()
+    (s.lower / "sticky").chmod(0o1777)
+    (s.lower / "sticky/f").touch()
+    with refused(errno.EPERM):
+        apart_errno(lambda: (up / "sticky/f").unlink())
+    os.chown(s.lower / "sticky/f", USER, USER)
+    apart(lambda: (up / "sticky/f").unlink())
+
+
+def test_names_that_come_and_go_everywhere_fail_as_on_one_filesystem(s: Scene) -> None:
+    """Six processes over two mounts and the lower tree. The only error that ext4 alone would not give is ESTALE, when a
+    name changes behind the mount twice in a call."""
+    s.policy()
+    one, two = s.mount(), s.mount(target=s.home / "two")
+
+    def chaos(d: Path, seed: int) -> None:
+        rng = random.Random(seed)
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            a, b = (d / f"n{rng.randrange(3)}" for _ in range(2))
+            allowed, work = rng.choice(
+                (
+                    ({0}, lambda a=a: os.close(os.open(a, os.O_CREAT | os.O_RDWR))),
+                    ({0}, lambda a=a: os.close(os.open(a, os.O_CREAT | os.O_RDWR))),
+                    ({0, errno.EEXIST}, lambda a=a: os.close(os.open(a, os.O_CREAT | os.O_EXCL | os.O_RDWR))),
+                    ({0, errno.ENOENT}, lambda a=a: os.close(os.open(a, os.O_RDONLY))),
+                    ({0, errno.ENOENT}, lambda a=a: os.unlink(a)),
+                    ({0, errno.ENOENT}, lambda a=a: os.stat(a)),
+                    ({0, errno.ENOENT}, lambda a=a, b=b: os.rename(a, b)),
+                    ({0, errno.ENOENT, errno.EEXIST}, lambda a=a, b=b: os.link(a, b)),
+                )
+            )
+            found = number_of(work)
+            assert found in allowed or found == errno.ESTALE, (errno.errorcode[found], sorted(allowed))
+
+    joins = [start(lambda d=d, n=n: chaos(d, n)) for n, d in enumerate((one, two, s.lower, one, two, s.lower))]
+    wrong = []
+    for join in joins:
+        try:
+            join()
+        except AssertionError as error:
+            wrong.append(str(error).strip().splitlines()[-1])
+    kernel_is_content()
+    assert not wrong, wrong
+
+
+def test_a_mount_can_be_read_only_after_files_were_unlinked_while_they_were_written(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+
+    def write(n: int) -> None:
+        for _ in range(150):
+            with contextlib.suppress(FileNotFoundError), opened(up / "f", os.O_WRONLY) as fd:
+                for _ in range(10):
+                    os.write(fd, b"%d" % n)
+
+    def unlink() -> None:
+        for _ in range(400):
+            (up / "f").touch()
+            (up / "f").unlink()
+
+    parallel([lambda: write(1), unlink, lambda: write(2)])
+    run("mount", "-o", "remount,ro", up)
+    with refused(errno.EROFS):
+        (up / "g").touch()
+    kernel_is_content()
+
+
+# ---------------------------------------------------------------- mounting
+
+
+def mount_fails(*words: object, source: object, target: Path) -> str:
+    """What mount(8) says about it."""
+    target.mkdir(exist_ok=True)
+    options = ",".join(str(word) for word in words)
+    done = run("mount", "-i", "-t", "boesfs", *(["-o", options] if options else []), source, target, check=False)
+    if not done.returncode:
+        run("umount", target)
+    assert done.returncode, f"{source} with {options} was mounted"
+    return done.stderr
+
+
+def test_mounts_that_make_no_sense_are_refused_with_a_sentence(s: Scene) -> None:
+    s.policy()
+    (s.lower / "file").touch()
+    for said, words, source in (
+        ("no policy", ["at=/"], s.lower),
+        ("no policy", [], s.lower),
+        ("no such program is attached", ["policy=other"], s.lower),
+        ("nopolicy and a policy", ["policy=test", "nopolicy"], s.lower),
+        ("no such program is attached", ["policy_id=1"], s.lower),
+        ("has no such policy", ["policy=test", "policy_id=77"], s.lower),
+        ("numbered from 1", ["policy=test", "policy_id=0"], s.lower),
+        ("not a BPF link", ["policy_fd=0"], s.lower),
+        ("not an absolute path", ["policy=test", "at=relative"], s.lower),
+        ("are not allowed", ["policy=test", "at=/a/../b"], s.lower),
+        ("are not allowed", ["policy=test", "at=/a/./b"], s.lower),
+        ("are not allowed", ["policy=test", "at=/a//b"], s.lower),
+        ("are not allowed", ["policy=test", "at=/a/"], s.lower),
+        ("are not allowed", ["policy=test", "at=/.."], s.lower),
+        ("nknown parameter", ["policy=test", "colour=red"], s.lower),
+        ("", ["policy=test", "instance=many"], s.lower),
+        ("cannot be stacked upon", ["policy=test"], "/proc"),
+        ("cannot be stacked upon", ["policy=test"], "/sys"),
+        ("cannot be stacked upon", ["policy=test"], "/proc/self/fdinfo"),
+        ("cannot be stacked upon", ["policy=test"], "/sys/fs/bpf"),
+        ("cannot be stacked upon", ["policy=test"], "/sys/fs/cgroup"),
+        ("error 20", ["policy=test"], s.lower / "file"),
+        ("error 2", ["policy=test"], s.lower / "none"),
+    ):
+        answer = mount_fails(*words, source=source, target=s.upper)
+        assert said in answer, (words, source, answer)
+        assert not answer.rstrip().endswith("system call failed:"), answer
+    for words, number in (
+        ("policy=test,at=/" + "x" * 256, errno.EINVAL),
+        ("policy=test,at=/" + "x" * 255 + "/y" * 300, 0),  # longer than fsconfig(2) takes
+    ):
+        found = LIBC.mount(os.fsencode(s.lower), os.fsencode(s.upper), b"boesfs", 0, words.encode())
+        assert (found and ctypes.get_errno()) == number, words[:30]
+        if not number:
+            (s.upper / "f").touch()
+            run("umount", s.upper)
+    assert "boesfs" not in Path("/proc/mounts").read_text()
+
+
+def test_a_mount_over_its_own_source_and_mounts_on_mounts(s: Scene) -> None:
+    s.policy()
+    (s.lower / "f").write_text("below")
+    two = s.home / "two"
+    s.mount(s.lower, s.lower)
+    assert Path("/proc/mounts").read_text().count(f"{s.lower} {s.lower} boesfs") == 1
+    (s.lower / "g").write_text("through")
+    s.mount(s.lower, two)
+    assert (two / "g").read_text() == "through"
+    (two / "d").mkdir()
+    (two / "f").rename(two / "d/f")
+    assert (s.lower / "d/f").read_text() == "below"
+    with opened(two / "d/f") as fd:
+        page = mmap.mmap(fd, 5)
+        page[:5] = b"BELOW"
+        maps = Path("/proc/self/maps").read_text()
+        page.close()
+        assert f" {two}/d/f\n" in maps, [line for line in maps.splitlines() if line.endswith("/f")]
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+        with opened(s.lower / "d/f") as below, refused(errno.EAGAIN):
+            ofd(below, fcntl.F_WRLCK)
+        os.lseek(fd, 0, os.SEEK_SET)
+        reader, writer = os.pipe()
+        assert os.splice(fd, writer, 5) == 5
+        assert os.read(reader, 9) == b"BELOW"
+        os.close(reader)
+        os.close(writer)
+    (two / "suid").touch()
+    (two / "suid").chmod(0o6777)
+    with opened(two / "suid") as fd:
+        apart(lambda: os.write(fd, b"x"))
+    assert stat.S_IMODE((two / "suid").stat().st_mode) == 0o777
+    (s.lower / "suid").chmod(0o6777)
+    apart(lambda: os.truncate(two / "suid", 0))
+    assert stat.S_IMODE((two / "suid").stat().st_mode) == 0o777
+    with opened(two / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND) as fd:
+        os.write(fd, b"a")
+        os.pwrite(fd, b"b", 0)
+        assert (two / "log").read_bytes() == b"ab"
+    with opened(two, os.O_TMPFILE | os.O_RDWR) as fd:
+        os.write(fd, b"tmp")
+        link_fd(fd, two / "tmp")
+    assert (s.lower / "tmp").read_text() == "tmp"
+    shutil.copy("/usr/bin/true", two / "true")
+    run(two / "true")
+    assert "as deep a stack" in mount_fails("policy=test", source=two, target=s.home / "three")
+    kernel_is_content()
+
+
+def test_options_are_shown_again(s: Scene) -> None:
+    s.policy()
+
+    def shown(target: Path) -> str:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        (line,) = [line for line in lines if line.split()[4] == str(target)]
+        return line.split(" - ")[1]
+
+    up = s.mount(policy="test", at="/srv/data", instance=2**64 - 1)
+    assert shown(up) == f"boesfs {s.lower} rw,policy=test,at=/srv/data,instance=18446744073709551615"
+    options = shown(up).split()[-1]
+    s.umount()
+    run("mount", "-i", "-t", "boesfs", "-o", options, s.lower, up)
+    s.mounts.append(up)
+    assert shown(up).split()[-1] == options
+    run("mount", "-o", "remount,ro", up)
+    assert shown(up).split()[-1] == options.replace("rw", "ro", 1)
+    with refused(errno.EROFS):
+        (up / "f").touch()
+    (s.lower / "f").write_text("not read-only below")
+    assert (up / "f").read_text() == "not read-only below"
+    run("mount", "-o", "remount,rw", up)
+    (up / "g").touch()
+    with opened(up / "g"):
+        assert "busy" in run("mount", "-o", "remount,ro", up, check=False).stderr
+    s.umount()
+    s.mount(nopolicy=True)
+    assert shown(up) == f"boesfs {s.lower} rw,nopolicy,at=/"
+
+
+def test_the_mount_calls_take_what_a_word_with_commas_cannot_say(s: Scene) -> None:
+    s.policy()
+    fs = call(FSOPEN, b"boesfs", 0)
+    strings = ((b"source", os.fsencode(s.lower)), (b"policy", b"test"), (b"at", b"/with,comma and space/\\x"))
+    for key, value in strings:
+        call(FSCONFIG, fs, 1, key, value, 0)
+    with refused(errno.EINVAL):
+        call(FSCONFIG, fs, 1, b"source", b"/tmp", 0)
+    log = os.read(fs, 4096)
+    assert b"boesfs: more than one source" in log, log
+    with refused(errno.EINVAL):
+        call(FSCONFIG, fs, 1, b"at", b"no path", 0)
+    assert b"not an absolute path" in os.read(fs, 4096)
+    call(FSCONFIG, fs, 6, None, None, 0)
+    mounted = call(FSMOUNT, fs, 0, 0)
+    call(MOVE_MOUNT, mounted, b"", AT_FDCWD, os.fsencode(s.upper), 4)
+    s.mounts.append(s.upper)
+    os.close(mounted)
+    os.close(fs)
+    assert ",at=/with\\054comma\\040and\\040space/\\134x" in Path("/proc/self/mountinfo").read_text()
+    (s.upper / "f").touch()
+    assert (s.lower / "f").exists()
+    fs = call(FSOPEN, b"boesfs", 0)
+    call(FSCONFIG, fs, 1, b"policy", b"test", 0)
+    with refused(errno.EINVAL):
+        call(FSCONFIG, fs, 6, None, None, 0)
+    assert b"boesfs: no source" in os.read(fs, 4096)
+    os.close(fs)
+
+
+def bound(s: Scene, options: str) -> Path:
+    """The lower directory once more, mounted with other options."""
+    other = s.home / "bound"
+    other.mkdir()
+    run("mount", "--bind", s.lower, other)
+    s.mounts.append(other)
+    run("mount", "-o", f"remount,bind,{options}", other)
+    return other
+
+
+def test_a_read_only_lower_mount_is_read_only(s: Scene) -> None:
+    s.policy()
+    (s.lower / "f").write_text("x")
+    up = s.mount(bound(s, "ro"))
+    for work in (
+        lambda: (up / "f").write_text("y"),
+        lambda: (up / "g").touch(),
+        lambda: (up / "f").unlink(),
+        lambda: (up / "f").chmod(0),
+        lambda: os.utime(up / "f"),
+        lambda: os.truncate(up / "f", 0),
+        lambda: (up / "d").mkdir(),
+        lambda: (up / "f").rename(up / "g"),
+        lambda: os.link(up / "f", up / "g"),
+        lambda: os.setxattr(up / "f", "user.a", b""),
+        lambda: os.open(up, os.O_TMPFILE | os.O_RDWR),
+    ):
+        with refused(errno.EROFS):
+            work()
+    assert not os.access(up / "f", os.W_OK)
+    assert (up / "f").read_text() == "x"
+    assert os.statvfs(up).f_flag & os.ST_RDONLY
+    assert run("mount", "-o", "remount,rw", up, check=False).returncode
+    with refused(errno.EROFS):
+        (up / "g").touch()
+
+
+def test_a_lower_mount_without_programs_devices_and_set_id_bits_stays_so(s: Scene) -> None:
+    s.policy()
+    shutil.copy("/usr/bin/id", s.lower / "id")
+    (s.lower / "id").chmod(0o6755)
+    (s.lower / "script").write_text("#!/bin/sh\n")
+    (s.lower / "script").chmod(0o755)
+    (s.lower / "sgid").mkdir()
+    os.chown(s.lower / "sgid", 0, 55)
+    (s.lower / "sgid").chmod(0o2777)
+    os.mknod(s.lower / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    lower = bound(s, "noexec,nosuid,nodev")
+    up = s.mount(lower)
+    for d in (lower, up):
+        for name in ("id", "script"):
+            with refused(errno.EACCES):
+                os.execv(d / name, [name])
+        with opened(d / "id", os.O_RDONLY) as fd, refused(errno.EPERM):
+            mmap.mmap(fd, 4096, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+        with refused(errno.EACCES):
+            os.open(d / "null", os.O_RDWR)
+    s.umount()
+    run("mount", "-o", "remount,bind,exec,dev,nosuid", lower)
+    up = s.mount(lower)
+    for d in (lower, up):
+        for _ in range(2):
+            assert run(d / "id", "-u", user=USER, group=USER).stdout == f"{USER}\n"
+            assert run(d / "id", "-g", user=USER, group=USER).stdout == f"{USER}\n"
+            assert stat.S_IMODE((d / "id").stat().st_mode) == 0o6755, "shown all the same"
+            (d / "id").chmod(0o6755)
+        os.chown(d / "id", 0, 0)
+        (d / "id").chmod(0o6755)
+        assert run(d / "id", "-u", user=USER).stdout == f"{USER}\n"
+        (d / "sgid" / d.name).touch()
+        assert (d / "sgid" / d.name).stat().st_gid == 55
+        with opened(d / "null") as fd:
+            os.write(fd, b"x")
+    s.umount()
+    run("mount", "-o", "remount,bind,suid", lower)
+    up = s.mount(lower)
+    assert run(up / "id", "-u", user=USER).stdout == "0\n"
+    for flag in ("nosuid", "noexec"):
+        run("mount", "-o", f"remount,bind,{flag}", up)
+        done = run("sh", "-c", f"{up}/id -u", check=False, user=USER)
+        assert done.stdout == (f"{USER}\n" if flag == "nosuid" else ""), flag
+
+
+def test_nothing_is_left_after_many_mounts_under_load(s: Scene) -> None:
+    """A hundred mounts come and go while files are made behind and through them; then the module can go."""
+    policy = s.policy()
+    (s.lower / "d").mkdir()
+    for n in range(50):
+        (s.lower / f"d/f{n}").write_text("x")
+    stop = s.home / "stop"
+
+    def load() -> None:
+        n = 0
+        while not stop.exists():
+            n += 1
+            with contextlib.suppress(OSError):
+                path = s.upper / f"d/f{n % 60}"
+                path.read_bytes()
+                path.write_text("y")
+                path.rename(s.upper / f"d/f{(n * 7) % 60}")
+                (s.upper / f"d/n{n % 5}").touch()
+                (s.upper / f"d/n{n % 5}").unlink()
+                os.listdir(s.upper / "d")
+
+    def load_below() -> None:
+        n = 0
+        while not stop.exists():
+            n += 1
+            with contextlib.suppress(OSError):
+                (s.lower / f"d/f{n % 60}").write_text("z")
+                (s.lower / f"d/f{(n * 11) % 60}").unlink()
+                (s.lower / "d/sub").mkdir(exist_ok=True)
+                (s.lower / "d/sub").rename(s.lower / f"sub{n % 3}")
+
+    joins = [start(load), start(load_below)]
+    for _ in range(100):
+        s.mount()
+        os.listdir(s.upper / "d")
+        for n in range(0, 50, 10):
+            (s.upper / f"d/f{n}").exists()
+        s.mounts.remove(s.upper)
+        for _ in range(200):
+            if not run("umount", s.upper, check=False).returncode:
+                break
+            time.sleep(0.005)
+        else:
+            raise AssertionError("busy for a second")
+    stop.touch()
+    for join in joins:
+        join()
+    policy.unload()
+    s.policies.remove(policy)
+    shrink = Path("/sys/kernel/slab/boesfs_inode/shrink")
+    for _ in range(50):
+        if shrink.exists():
+            shrink.write_text("1")
+        (line,) = [x for x in Path("/proc/slabinfo").read_text().splitlines() if x.startswith("boesfs_inode")]
+        if line.split()[1:3] == ["0", "0"]:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError(line)
+    for _ in range(50):
+        done = run("rmmod", "boesfs", check=False)
+        if not done.returncode:
+            break
+        time.sleep(0.1)
+    assert not done.returncode, done.stderr
+    assert "boesfs" not in Path("/proc/filesystems").read_text()
+    kernel_is_content()
