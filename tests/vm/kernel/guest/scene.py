@@ -35,7 +35,8 @@ ALL = sum(1 << number for name, number in OPS.items() if name != "nr")
 def run(*command: object, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
     """A command with its output as text."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, text=True, capture_output=True, check=False, **more)
+    more = {"capture_output": True, "errors": "surrogateescape"} | more
+    done = subprocess.run(words, text=True, check=False, **more)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done
