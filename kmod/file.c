@@ -305,6 +305,7 @@ static int boesfs_lock(struct file *file, int cmd, struct file_lock *lock)
 
 	if (err)
 		return err;
+	lock->c.flc_file = lower;
 	if (cmd == F_GETLK)
 		return vfs_test_lock(lower, lock);
 	return vfs_lock_file(lower, cmd, lock, NULL);
