@@ -198,12 +198,13 @@ static void fill_ctx(struct boesfs_call *call, const struct boesfs_view *view)
 	ctx->flags = 0;
 }
 
-static void keep_allowed(struct dentry *dentry, u64 stamp, u32 op)
+/* SEQ is from before the label was looked for: a file that moved since may have a label of its new name, and that stamp. */
+static void keep_allowed(struct dentry *dentry, unsigned int seq, u64 stamp, u32 op)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
 
 	spin_lock(&dentry->d_lock);
-	if (bd->stamp == stamp)
+	if (bd->stamp == stamp && dentry->d_seq.seqcount.sequence == seq)
 		WRITE_ONCE(bd->allowed, bd->allowed | BIT_ULL(op));
 	spin_unlock(&dentry->d_lock);
 }
@@ -225,6 +226,7 @@ int boesfs_judge(struct boesfs_call *call)
 	struct boesfs_view view = { .sbi = boesfs_sb(call->dentry->d_sb) };
 	const struct boesfs_policy_ops *ops;
 	bool keep, keep_other;
+	unsigned int seq;
 	int label, verdict;
 
 	if (!view.sbi->policy)
@@ -238,6 +240,7 @@ int boesfs_judge(struct boesfs_call *call)
 	view.stamp = boesfs_stamp(view.sbi, view.epoch->generation);
 	call->name = NULL;
 	fill_ctx(call, &view);
+	seq = raw_read_seqcount(&call->dentry->d_seq);
 	label = find_label_again(&view, call->dentry, &keep);
 	if (label < 0)
 		goto out;
@@ -254,7 +257,7 @@ int boesfs_judge(struct boesfs_call *call)
 			boesfs_kill_caller();
 	} else if (keep && ops->flags & BOESFS_CACHE && !(call->ctx.flags & BOESFS_NOCACHE) &&
 		   !(BIT_ULL(call->ctx.op) & BOESFS_ALWAYS_ASKED)) {
-		keep_allowed(call->dentry, view.stamp, call->ctx.op);
+		keep_allowed(call->dentry, seq, view.stamp, call->ctx.op);
 	}
 out:
 	rcu_read_unlock();
