@@ -158,7 +158,7 @@ static u32 attr_access(const struct iattr *attr)
 {
 	u32 access = 0;
 
-	if (attr->ia_valid & (ATTR_MODE | ATTR_KILL_SUID | ATTR_KILL_SGID))
+	if (attr->ia_valid & ATTR_MODE)		/* also if chown() drops set-id bits that are there */
 		access |= BOESFS_ATTR_MODE;
 	if (attr->ia_valid & ATTR_UID)
 		access |= BOESFS_ATTR_UID;
