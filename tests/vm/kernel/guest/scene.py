@@ -105,9 +105,11 @@ class Policy:
     def records(self) -> list[dict[str, Any]]:
         """What was recorded since the last time; `op` by name."""
         found = []
-        for line in self.do("records").splitlines():
+        for line in re.split(r"\n(?=op=\d+ access=|$)", self.do("records")):
+            if not line:
+                continue
             record: dict[str, Any] = {}
-            for word in re.findall(r"(\w+)=(.*?)(?= \w+=|$)", line):
+            for word in re.findall(r"(\w+)=(.*?)(?= \w+=|$)", line, re.DOTALL):
                 record[word[0]] = word[1] if word[0] in ("path", "other", "string") else int(word[1])
             record["op"] = OP_NAMES[record["op"]]
             found.append(record)
@@ -167,8 +169,11 @@ class Scene:
         os.chdir("/")
         for target in reversed(self.mounts):
             if run("umount", target, check=False).returncode:
-                run("umount", "-l", target)
+                for mount in reversed(self.mounts):
+                    run("umount", "-l", mount, check=False)
                 self.mounts = []
+                for policy in self.policies:
+                    policy.unload()
                 shutil.rmtree(self.home, ignore_errors=True)
                 raise AssertionError(f"{target} was busy at the end of the test")
         for policy in self.policies:

@@ -171,8 +171,7 @@ struct call {
 
 static int ask(int fd, struct call *call)
 {
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = call, .ctx_size_in = sizeof(*call), .ctx_out = call,
-		    .ctx_size_out = sizeof(*call));
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = call, .ctx_size_in = sizeof(*call));	/* and comes back there */
 
 	if (bpf_prog_test_run_opts(fd, &opts))
 		die("run");
@@ -267,6 +266,10 @@ static int cmd_rule(int argc, char **argv)
 			rule.access = number;
 		else if (!strcmp(argv[i], "program"))
 			rule.program = number;
+		else if (!strcmp(argv[i], "slow_check"))
+			rule.slow_check = number;
+		else if (!strcmp(argv[i], "slow_label"))
+			rule.slow_label = number;
 		else
 			die(argv[i]);
 	}
