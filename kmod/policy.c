@@ -412,6 +412,10 @@ static int ops_btf_struct_access(struct bpf_verifier_log *log, const struct bpf_
 {
 	const struct btf_type *type = btf_type_by_id(reg->btf, reg->btf_id);
 
+	if (!(reg->type & PTR_TRUSTED)) {	/* such as one from a map: the call that it belonged to is over */
+		bpf_log(log, "boesfs: only the context that the program was given is writable\n");
+		return -EACCES;
+	}
 	if (reg->btf != boesfs_btf || !type || type->size != sizeof(struct boesfs_ctx) ||
 	    off != offsetof(struct boesfs_ctx, flags) || size != sizeof_field(struct boesfs_ctx, flags)) {
 		bpf_log(log, "boesfs: only boesfs_ctx.flags is writable, whole (offset %d, size %d)\n", off, size);
