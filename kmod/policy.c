@@ -76,8 +76,8 @@ static void policy_publish(struct boesfs_policy *policy, const struct boesfs_pol
 	epoch->ops = ops;
 	epoch->table = table;
 	epoch->generation = policy->generation + 1;
+	WRITE_ONCE(policy->generation, epoch->generation);	/* before the epoch: see boesfs_stamp() */
 	rcu_assign_pointer(policy->epoch, epoch);
-	smp_store_release(&policy->generation, epoch->generation);
 	if (old)
 		kfree_rcu(old, rcu);
 }
