@@ -488,6 +488,124 @@ def test_a_chown_that_changes_nothing_takes_no_set_id_bits_behind_the_policy(s: 
     assert os.stat(s.lower / "file").st_mode & 0o7777 == 0o755
 
 
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep
+
+
+def as_1000(work: Callable[[], object]) -> int:
+    """WORK by uid 1000; a wait status."""
+    def changed() -> None:
+        os.setgroups([])
+        os.setresgid(1000, 1000, 1000)
+        os.setresuid(1000, 1000, 1000)
+        work()
+    return child(changed)
+
+
+def privileged(path: Path, mode: int) -> None:
+    """A file with set-id bits and a capability."""
+    path.write_text("0123456789")
+    os.chmod(path, mode)
+    os.setxattr(path, "security.capability", CAPABILITY)
+
+
+def privileges(path: Path) -> tuple[int, bool]:
+    """The set-id bits, and whether there is a capability."""
+    return os.stat(path).st_mode & 0o6000, "security.capability" in os.listxattr(path)
+
+
+def test_who_changes_the_content_takes_privileges_as_below(s: Scene) -> None:
+    s.policy()
+    os.chmod(s.lower, 0o777)
+    up = s.mount()
+    acts: dict[str, Callable[[Path], object]] = {
+        "truncate": lambda path: os.truncate(path, 2),
+        "ftruncate": with_path(lambda fd: os.ftruncate(fd, 2)),
+        "O_TRUNC": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
+        "write": with_path(lambda fd: os.write(fd, b"x")),
+        "fallocate": with_path(lambda fd: call("fallocate", fd, 0, ctypes.c_long(0), ctypes.c_long(9000))),
+    }
+    wrong = []
+    for name, act in acts.items():
+        for mode in (0o6777, 0o2767):
+            found = []
+            for base in (s.lower, up):
+                privileged(s.lower / "file", mode)
+                assert as_1000(lambda act=act, base=base: act(base / "file")) == 0
+                found.append(privileges(s.lower / "file"))
+                os.unlink(up / "file")
+            if found[0] != found[1]:
+                wrong.append(f"{name} of mode {mode:o}: {found[1]}, not {found[0]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def with_path(work: Callable[[int], object]) -> Callable[[Path], object]:
+    """WORK with a descriptor for writing."""
+    def act(path: Path) -> None:
+        with opened(path, os.O_WRONLY) as fd:
+            work(fd)
+    return act
+
+
+def test_a_chown_takes_capabilities_even_if_nobody_may_ask_for_them(s: Scene) -> None:
+    policy = s.policy()
+    policy.rule("/file", deny=bits("getxattr"))
+    up = s.mount()
+    for base in (s.lower, up):
+        privileged(s.lower / "file", 0o6755)
+        os.chown(base / "file", 5, 6)
+        assert privileges(s.lower / "file") == (0, False), base
+        os.unlink(s.lower / "file")
+
+
+def test_a_mapping_that_may_not_become_writable_kills_nobody(s: Scene) -> None:
+    (s.lower / "file").write_text("content")
+    policy = s.policy()
+    policy.rule("/file", deny=bits("write"), kill=bits("write"))
+    up = s.mount()
+
+    def reader() -> None:
+        with opened(up / "file", os.O_RDWR) as fd:
+            address = call_pointer("mmap", None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+            assert ctypes.string_at(address, 3) == b"con"
+            with refused(errno.EACCES):
+                call("mprotect", ctypes.c_void_p(address), 4096, mmap.PROT_READ | mmap.PROT_WRITE)
+
+    assert child(reader) == 0
+    assert killed(child(lambda: with_file(lambda fd: mapped(fd, mmap.MAP_SHARED, 3))(up)))
+
+
+def call_pointer(name: str, *args: Any) -> int:
+    """A function of libc that returns a pointer."""
+    function = getattr(LIBC, name)
+    function.restype = ctypes.c_void_p
+    answer: int = function(*[ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args])
+    if answer == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), name)
+    return answer
+
+
+def test_unlocking_is_not_asked_and_looking_for_a_lock_is(s: Scene) -> None:
+    (s.lower / "file").write_text("content")
+    policy = s.policy()
+    up = s.mount()
+    with opened(up / "file", os.O_RDWR) as fd, opened(s.lower / "file", os.O_RDWR) as other:
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        policy.rule("/file", deny=bits("lock"))
+        policy.bump()
+        with refused():
+            fcntl.lockf(fd, fcntl.LOCK_EX)
+        with refused():
+            fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 0, 0))
+        assert child(lambda: fcntl.lockf(other, fcntl.LOCK_EX | fcntl.LOCK_NB)), "the lock is not below"
+        with refused(errno.EAGAIN):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(fd, fcntl.LOCK_UN)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        assert child(lambda: fcntl.lockf(other, fcntl.LOCK_EX | fcntl.LOCK_NB)) == 0
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_only_the_trusted_program_may_and_no_copy_of_it(s: Scene) -> None:
     (s.lower / "secret").write_text("s")
     for name in ("cat", "cat2"):
