@@ -194,6 +194,25 @@ static int check_setattr(struct dentry *dentry, const struct iattr *attr)
 	return boesfs_judge(&call);
 }
 
+/*
+ * What a chown or a truncation takes along is the lower file's: our inodes have S_NOSEC, so the VFS looks for nothing on a
+ * truncation, and what it finds on a chown depends on whether GETXATTR is allowed.
+ */
+static void drop_privileges(struct dentry *dentry, struct iattr *below)
+{
+	struct inode *lower = d_inode(boesfs_lower_dentry(dentry));
+	int drop = 0;
+
+	if (S_ISDIR(lower->i_mode) ||
+	    !(below->ia_valid & (ATTR_SIZE | ATTR_UID | ATTR_GID | ATTR_KILL_SUID | ATTR_KILL_SGID)))
+		return;
+	if (below->ia_valid & ATTR_SIZE)
+		drop = setattr_should_drop_suidgid(boesfs_lower_idmap(dentry->d_sb), lower);
+	below->ia_valid |= ATTR_KILL_PRIV | drop;
+	if (drop)
+		below->ia_valid |= ATTR_FORCE;	/* as in do_truncate(): whoever may write, not the owner alone */
+}
+
 static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
 {
 	struct dentry *lower = boesfs_lower_dentry(dentry);
@@ -203,12 +222,14 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 
 	if (err)
 		return err;
+	attr->ia_valid &= ~ATTR_KILL_PRIV;
 	err = setattr_prepare(&nop_mnt_idmap, dentry, attr);
 	if (err)
 		return err;
 	below.ia_valid &= ~ATTR_OPEN;
 	if (below.ia_valid & ATTR_FILE)
 		below.ia_file = attr->ia_file->private_data;
+	drop_privileges(dentry, &below);
 	if (below.ia_valid & (ATTR_KILL_SUID | ATTR_KILL_SGID))
 		below.ia_valid &= ~ATTR_MODE;	/* notify_change() makes it from them again */
 	if (below.ia_valid & ATTR_SIZE) {
