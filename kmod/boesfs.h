@@ -172,6 +172,7 @@ struct boesfs_call {
 	struct dentry *other;			/* LINK, RENAME */
 	const struct qstr *name;		/* label() only */
 	const char *string;			/* XATTR, TARGET */
+	bool possible;				/* nobody tries it, so nobody is killed for it */
 	struct boesfs_key key;
 };
 

@@ -265,7 +265,7 @@ int boesfs_judge(struct boesfs_call *call)
 	}
 	verdict = clamp_verdict(ops->check(&call->ctx));
 	if (verdict) {
-		if (call->ctx.flags & BOESFS_KILL)
+		if (call->ctx.flags & BOESFS_KILL && !call->possible)
 			boesfs_kill_caller();
 	} else if (keep && ops->flags & BOESFS_CACHE && !(call->ctx.flags & BOESFS_NOCACHE) &&
 		   !(BIT_ULL(call->ctx.op) & BOESFS_ALWAYS_ASKED)) {
