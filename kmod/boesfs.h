@@ -177,6 +177,7 @@ struct boesfs_call {
 	struct dentry *other;			/* LINK, RENAME */
 	const struct qstr *name;		/* label() only */
 	const char *string;			/* XATTR, TARGET */
+	bool possible;				/* nobody tries it, so nobody is killed for it */
 	struct boesfs_key key;
 };
 
@@ -186,7 +187,11 @@ int boesfs_check_access(struct inode *inode, int mask);
 void boesfs_begin_move(struct dentry *dentry);
 void boesfs_void_labels(struct super_block *sb);
 
-/* The generation that a verdict on this superblock has to belong to. Both terms only grow, so a sum never comes again. */
+/*
+ * The generation that a verdict on this superblock has to belong to. Both terms only grow, so of the states that there were
+ * no two have the same sum. Who stores a stamp has seen both terms at one time (get_view()); who reads a stamp and then
+ * the terms finds neither smaller than it was for the stamp, so an equal sum is the same state.
+ */
 static inline u64 boesfs_stamp(const struct boesfs_sb *sbi, u64 generation)
 {
 	return generation + READ_ONCE(sbi->moves);

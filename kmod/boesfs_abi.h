@@ -150,6 +150,9 @@ struct boesfs_ctx {
 	__u32 pid;
 	__u32 tid;
 	__u32 flags;
+#ifdef __KERNEL__
+	void *no_scalar[0];	/* of scalars alone, the verifier would take any memory of the program's for a context */
+#endif
 	__u64 arg[BOESFS_ARGS];
 	__u64 allow;
 };

@@ -258,7 +258,13 @@ static int boesfs_mmap(struct file *file, struct vm_area_struct *vma)
 	if (!err)
 		err = check_file(file, BOESFS_OP_READ, 0, 0, 0);
 	if (!err && shared && vma->vm_flags & VM_MAYWRITE) {
-		err = check_file(file, BOESFS_OP_WRITE, 0, 0, 0);
+		struct boesfs_call may = {
+			.ctx = { .op = BOESFS_OP_WRITE },
+			.dentry = file->f_path.dentry,
+			.possible = !(vma->vm_flags & VM_WRITE),
+		};
+
+		err = boesfs_allowed(may.dentry, BOESFS_OP_WRITE) ? 0 : boesfs_judge(&may);
 		if (err && !(vma->vm_flags & VM_WRITE)) {
 			vm_flags_clear(vma, VM_MAYWRITE);
 			err = 0;

@@ -180,7 +180,7 @@ static u32 attr_access(const struct iattr *attr)
 {
 	u32 access = 0;
 
-	if (attr->ia_valid & (ATTR_MODE | ATTR_KILL_SUID | ATTR_KILL_SGID))
+	if (attr->ia_valid & ATTR_MODE)		/* also if chown() drops set-id bits that are there */
 		access |= BOESFS_ATTR_MODE;
 	if (attr->ia_valid & ATTR_UID)
 		access |= BOESFS_ATTR_UID;
@@ -217,12 +217,31 @@ static int check_setattr(struct dentry *dentry, const struct iattr *attr)
 	return boesfs_judge(&call);
 }
 
+/*
+ * What a chown or a truncation takes along is the lower file's: our inodes have S_NOSEC, so the VFS looks for nothing on a
+ * truncation, and what it finds on a chown depends on whether GETXATTR is allowed.
+ */
+static void drop_privileges(struct dentry *dentry, struct iattr *below)
+{
+	struct inode *lower = d_inode(boesfs_lower_dentry(dentry));
+	int drop = 0;
+
+	if (S_ISDIR(lower->i_mode) ||
+	    !(below->ia_valid & (ATTR_SIZE | ATTR_UID | ATTR_GID | ATTR_KILL_SUID | ATTR_KILL_SGID)))
+		return;
+	if (below->ia_valid & ATTR_SIZE)
+		drop = setattr_should_drop_suidgid(boesfs_lower_idmap(dentry->d_sb), lower);
+	below->ia_valid |= ATTR_KILL_PRIV | drop;
+	if (drop)
+		below->ia_valid |= ATTR_FORCE;	/* as in do_truncate(): whoever may write, not the owner alone */
+}
+
 static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
 {
 	struct dentry *lower = boesfs_lower_dentry(dentry);
 	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
 	struct iattr below = *attr;
-	int err = check_setattr(dentry, attr), kill = 0;
+	int err = check_setattr(dentry, attr);
 
 	inode_set_flags(d_inode(dentry), S_NOSEC, S_NOSEC);	/* notify_change() took it */
 	if (err)
@@ -234,6 +253,7 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	below.ia_valid &= ~ATTR_OPEN;
 	if (below.ia_valid & ATTR_FILE)
 		below.ia_file = attr->ia_file->private_data;
+	drop_privileges(dentry, &below);
 	if (below.ia_valid & (ATTR_KILL_SUID | ATTR_KILL_SGID))
 		below.ia_valid &= ~ATTR_MODE;	/* notify_change() makes it from them again */
 	if (below.ia_valid & ATTR_SIZE) {
@@ -246,13 +266,6 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	err = mnt_want_write(mnt);
 	if (!err) {
 		inode_lock(d_inode(lower));
-		if (below.ia_valid & (ATTR_SIZE | ATTR_UID | ATTR_GID) && !d_is_dir(lower))
-			below.ia_valid |= ATTR_KILL_PRIV;
-		/* do_truncate() does so, but not for an inode that is S_NOSEC */
-		if (below.ia_valid & ATTR_SIZE && !(below.ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID)))
-			kill = setattr_should_drop_suidgid(boesfs_lower_idmap(dentry->d_sb), d_inode(lower));
-		if (kill)
-			below.ia_valid |= kill | ATTR_FORCE;
 		err = notify_change(boesfs_lower_idmap(dentry->d_sb), lower, &below, NULL);
 		inode_unlock(d_inode(lower));
 		mnt_drop_write(mnt);

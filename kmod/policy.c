@@ -76,8 +76,8 @@ static void policy_publish(struct boesfs_policy *policy, const struct boesfs_pol
 	epoch->ops = ops;
 	epoch->table = table;
 	epoch->generation = policy->generation + 1;
+	WRITE_ONCE(policy->generation, epoch->generation);	/* before the epoch: see boesfs_stamp() */
 	rcu_assign_pointer(policy->epoch, epoch);
-	smp_store_release(&policy->generation, epoch->generation);
 	if (old)
 		kfree_rcu(old, rcu);
 }
@@ -412,6 +412,10 @@ static int ops_btf_struct_access(struct bpf_verifier_log *log, const struct bpf_
 {
 	const struct btf_type *type = btf_type_by_id(reg->btf, reg->btf_id);
 
+	if (!(reg->type & PTR_TRUSTED)) {	/* such as one from a map: the call that it belonged to is over */
+		bpf_log(log, "boesfs: only the context that the program was given is writable\n");
+		return -EACCES;
+	}
 	if (reg->btf == boesfs_btf && type && type->size == sizeof(struct boesfs_ctx)) {
 		if (off == offsetof(struct boesfs_ctx, flags) && size == sizeof_field(struct boesfs_ctx, flags))
 			return 0;

@@ -28,6 +28,19 @@ struct boesfs_view {
 	u64 stamp;
 };
 
+/* Epoch and moves of one time: a sum of terms from two times may be that of another state. */
+static void get_view(struct boesfs_view *view)
+{
+	const struct boesfs_policy *policy = view->sbi->policy;
+
+	do {
+		view->epoch = rcu_dereference(policy->epoch);
+		smp_rmb();
+		view->stamp = boesfs_stamp(view->sbi, view->epoch->generation);
+		smp_rmb();
+	} while (unlikely(view->epoch != rcu_access_pointer(policy->epoch)));
+}
+
 static bool label_known(const struct dentry *dentry, u64 stamp, u32 *label)
 {
 	const struct boesfs_dentry *bd = boesfs_dentry(dentry);
@@ -237,12 +250,11 @@ int boesfs_judge(struct boesfs_call *call)
 	if (!view.sbi->policy)
 		return 0;
 	rcu_read_lock();
-	view.epoch = rcu_dereference(view.sbi->policy->epoch);
+	get_view(&view);
 	ops = view.epoch->ops;
 	verdict = -EPERM;
 	if (!ops)
 		goto out;
-	view.stamp = boesfs_stamp(view.sbi, view.epoch->generation);
 	call->name = NULL;
 	fill_ctx(call, &view);
 	seq = raw_read_seqcount(&call->dentry->d_seq);
@@ -258,7 +270,7 @@ int boesfs_judge(struct boesfs_call *call)
 	}
 	verdict = clamp_verdict(ops->check(&call->ctx));
 	if (verdict) {
-		if (call->ctx.flags & BOESFS_KILL)
+		if (call->ctx.flags & BOESFS_KILL && !call->possible)
 			boesfs_kill_caller();
 	} else if (!(call->ctx.flags & BOESFS_NOCACHE)) {
 		allowed = BIT_ULL(call->ctx.op) & ~BOESFS_NOT_KEPT;

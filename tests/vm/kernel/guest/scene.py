@@ -35,7 +35,8 @@ ALL = sum(1 << number for name, number in OPS.items() if name != "nr")
 def run(*command: object, check: bool = True, **more: Any) -> subprocess.CompletedProcess[str]:
     """A command with its output as text."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, text=True, capture_output=True, check=False, **more)
+    more = {"capture_output": True, "errors": "surrogateescape"} | more
+    done = subprocess.run(words, text=True, check=False, **more)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done
@@ -105,9 +106,11 @@ class Policy:
     def records(self) -> list[dict[str, Any]]:
         """What was recorded since the last time; `op` by name."""
         found = []
-        for line in self.do("records").splitlines():
+        for line in re.split(r"\n(?=op=\d+ access=|$)", self.do("records")):
+            if not line:
+                continue
             record: dict[str, Any] = {}
-            for word in re.findall(r"(\w+)=(.*?)(?= \w+=|$)", line):
+            for word in re.findall(r"(\w+)=(.*?)(?= \w+=|$)", line, re.DOTALL):
                 record[word[0]] = word[1] if word[0] in ("path", "other", "string") else int(word[1])
             record["op"] = OP_NAMES[record["op"]]
             found.append(record)
@@ -169,8 +172,11 @@ class Scene:
         os.chdir("/")
         for target in reversed(self.mounts):
             if run("umount", target, check=False).returncode:
-                run("umount", "-l", target)
+                for mount in reversed(self.mounts):
+                    run("umount", "-l", mount, check=False)
                 self.mounts = []
+                for policy in self.policies:
+                    policy.unload()
                 shutil.rmtree(self.home, ignore_errors=True)
                 raise AssertionError(f"{target} was busy at the end of the test")
         for policy in self.policies:

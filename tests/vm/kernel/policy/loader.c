@@ -5,6 +5,7 @@
  *   loader load NAME OBJECT [FLAGS [advance]]	load, attach, pin; -1 for the object's own flags
  *   loader unload NAME				unpin all: detaches
  *   loader update NAME [OBJECT]		BPF_LINK_UPDATE, with the same map if there is no OBJECT
+ *   loader updateto NAME OTHER			BPF_LINK_UPDATE with the map of another name
  *   loader replace NAME ID TABLE [FLAGS]	boesfs_policy_replace()
  *   loader forget NAME ID			boesfs_policy_forget()
  *   loader flip NAME ID TABLE... -- COUNT	replace COUNT times, the tables in turn
@@ -164,6 +165,20 @@ static int cmd_update(int argc, char **argv)
 	return 0;
 }
 
+/* To the program of another link: refused, its name is another. */
+static int cmd_update_to(int argc, char **argv)
+{
+	int link = bpf_obj_get(pin(argv[0], "link")), other = bpf_obj_get(pin(argv[1], "link"));
+	struct bpf_link_info info = {};
+	__u32 size = sizeof(info);
+
+	if (link < 0 || other < 0 || bpf_obj_get_info_by_fd(other, &info, &size))
+		die("link");
+	if (bpf_link_update(link, bpf_map_get_fd_by_id(info.struct_ops.map_id), NULL))
+		die("update");
+	return 0;
+}
+
 struct call {
 	char name[BOESFS_PROGRAM_NAME_MAX];
 	__u64 table;
@@ -173,8 +188,7 @@ struct call {
 
 static int ask(int fd, struct call *call)
 {
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = call, .ctx_size_in = sizeof(*call), .ctx_out = call,
-		    .ctx_size_out = sizeof(*call));
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = call, .ctx_size_in = sizeof(*call));	/* and comes back there */
 
 	if (bpf_prog_test_run_opts(fd, &opts))
 		die("run");
@@ -269,6 +283,10 @@ static int cmd_rule(int argc, char **argv)
 			rule.access = number;
 		else if (!strcmp(argv[i], "program"))
 			rule.program = number;
+		else if (!strcmp(argv[i], "slow_check"))
+			rule.slow_check = number;
+		else if (!strcmp(argv[i], "slow_label"))
+			rule.slow_label = number;
 		else
 			die(argv[i]);
 	}
@@ -399,6 +417,7 @@ int main(int argc, char **argv)
 		int (*run)(int argc, char **argv);
 	} commands[] = {
 		{ "load", 2, cmd_load }, { "unload", 1, cmd_unload }, { "update", 1, cmd_update },
+		{ "updateto", 2, cmd_update_to },
 		{ "replace", 3, cmd_replace }, { "forget", 2, cmd_forget }, { "flip", 5, cmd_flip },
 		{ "name", 4, cmd_name }, { "rule", 2, cmd_rule }, { "trust", 2, cmd_trust }, { "many", 3, cmd_many },
 		{ "records", 1, cmd_records }, { "counters", 1, cmd_counters }, { "verify", 1, cmd_verify },

@@ -71,6 +71,29 @@ static void count(__u32 which)
 		__sync_fetch_and_add(counter, 1);
 }
 
+static long is_over(__u64 turn, __u64 *until)
+{
+	return bpf_ktime_get_ns() >= *until;
+}
+
+/* Widens the windows that races go through. */
+static void pass_time(__u32 microseconds)
+{
+	__u64 until = bpf_ktime_get_ns() + microseconds * 1000ULL;
+
+	if (microseconds)
+		bpf_loop(1 << 23, is_over, &until, 0);
+}
+
+static int slowly(__u32 label)
+{
+	struct test_rule *rule = bpf_map_lookup_elem(&rules, &label);
+
+	if (rule)
+		pass_time(rule->slow_label);
+	return label;
+}
+
 SEC("struct_ops/label")
 int BPF_PROG(test_label, struct boesfs_ctx *bc)
 {
@@ -85,15 +108,15 @@ int BPF_PROG(test_label, struct boesfs_ctx *bc)
 		__u32 *next;
 
 		if (!key)
-			return chunk ? label : parent;
+			return slowly(chunk ? label : parent);
 		next = bpf_map_lookup_elem(&names, key);
 		if (!next)
-			return parent;
+			return slowly(parent);
 		label = *next;
 		if (label == 0x7fffffff)	/* the tests' word for a name without a label */
 			return -EPERM;
 	}
-	return label;
+	return slowly(label);
 }
 
 static void record(struct boesfs_ctx *bc, int verdict)
@@ -174,6 +197,8 @@ int BPF_PROG(test_check, struct boesfs_ctx *bc)
 		if (rule->program && is_trusted(bc))
 			verdict = 0;
 	}
+	if (bc->op == BOESFS_OP_OPEN)
+		pass_time(rule->slow_check);
 	if (verdict && rule->kill & bit)
 		bc->flags = BOESFS_KILL;
 	if (!verdict && (rule->nocache | rule->deny) & bit)

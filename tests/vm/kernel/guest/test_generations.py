@@ -1,0 +1,576 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies that are replaced, forgotten, detached: what counts from when on, and for whom."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import mmap
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from scene import ALL, LOADER, OBJECT, T, Policy, Scene, bits, child, killed, refused, run
+
+GETVERSION = 0x80087601
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """A descriptor."""
+    fd = os.open(path, flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def tree(lower: Path) -> None:
+    """A directory with a file."""
+    (lower / "d/sub").mkdir(parents=True)
+    (lower / "d/file").write_text("0123456789")
+
+
+def read(path: Path) -> bytes:
+    """Without the ioctl(2) of open(), which is always asked."""
+    with opened(path) as fd:
+        return os.read(fd, 100)
+
+
+def mount_fails(s: Scene, *words: str) -> str:
+    """What mount(8) says when it refuses these options."""
+    done = run("mount", "-i", "-t", "boesfs", "-o", ",".join(words), s.lower, s.upper, check=False)
+    assert done.returncode, f"{words} was mounted"
+    return done.stderr
+
+
+def soon(condition: Callable[[], bool], what: str) -> None:
+    """A link that is unpinned goes away from a work queue."""
+    for _ in range(100):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError(what)
+
+
+def is_shut(path: Path) -> bool:
+    """Whether a stat is denied."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    return False
+
+
+def everything_is_denied(up: Path, fd: int, dir_fd: int) -> None:
+    """By path and by descriptor; UP had d/file and d/sub."""
+    acts: list[Callable[[], object]] = [
+        lambda: os.stat(up), lambda: os.stat(up / "d/file"), lambda: os.stat(up / "d/missing"), lambda: os.listdir(up),
+        lambda: os.listdir(dir_fd), lambda: os.statvfs(up), lambda: os.fstat(fd), lambda: os.pread(fd, 1, 0),
+        lambda: os.pwrite(fd, b"x", 0), lambda: os.lseek(fd, 0, 0), lambda: os.fsync(fd), lambda: os.ftruncate(fd, 0),
+        lambda: os.mkdir(up / "new"), lambda: os.open("file", os.O_RDONLY, dir_fd=dir_fd),
+        lambda: os.open("new", os.O_RDWR | os.O_CREAT, dir_fd=dir_fd), lambda: os.unlink("file", dir_fd=dir_fd),
+        lambda: os.rename("file", "new", src_dir_fd=dir_fd, dst_dir_fd=dir_fd), lambda: os.fchmod(fd, 0o777),
+        lambda: mmap.mmap(fd, 10, flags=mmap.MAP_SHARED), lambda: fcntl.lockf(fd, fcntl.LOCK_EX),
+        lambda: fcntl.ioctl(fd, GETVERSION, bytes(8)), lambda: os.listxattr(fd),
+    ]
+    for number, act in enumerate(acts):
+        try:
+            with refused():
+                act()
+        except AssertionError as error:
+            raise AssertionError(f"number {number}: {error}") from None
+
+
+def test_a_rule_counts_from_the_new_generation_on_also_for_open_descriptors(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    up = s.mount()
+    with opened(up / "d/file", os.O_RDWR) as fd, opened(up / "d") as dir_fd:
+        acts: dict[str, Callable[[], object]] = {
+            "read": lambda: os.pread(fd, 1, 0), "write": lambda: os.pwrite(fd, b"0", 0),
+            "llseek": lambda: os.lseek(fd, 0, 0), "iterate": lambda: os.listdir(dir_fd), "getattr": lambda: os.fstat(fd),
+            "fsync": lambda: os.fsync(fd), "lookup": lambda: os.stat("sub", dir_fd=dir_fd),
+            "probe": lambda: os.path.lexists(f"/proc/self/fd/{dir_fd}/none") or os.stat(up / "d/none"),
+        }
+        for op, act in acts.items():
+            with contextlib.suppress(FileNotFoundError):
+                act()
+        policy.rule("/d", deny=bits(*acts))
+        for op, act in acts.items():  # what is known to be allowed is so in this generation
+            with contextlib.suppress(FileNotFoundError):
+                act()
+        policy.bump()
+        for op, act in acts.items():
+            with refused():
+                act()
+        policy.rule("/d")
+        policy.bump()
+        for act in acts.values():
+            with contextlib.suppress(FileNotFoundError):
+                act()
+
+
+def test_a_replacement_counts_for_its_number_alone(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.rule("/d", 2, deny=bits("open"))
+    for number in (1, 2):
+        policy.do("replace", number, 1)
+    first = s.mount(s.lower, s.home / "first", policy="test", policy_id=1)
+    again = s.mount(s.lower, s.home / "again", policy="test", policy_id=1)
+    second = s.mount(s.lower, s.home / "second", policy="test", policy_id=2)
+    none = s.mount(s.lower, s.home / "none", policy="test")
+    for up in (first, again, second, none):
+        read(up / "d/file")
+    policy.counters()
+    policy.do("replace", 1, 2)
+    for up in (second, none):
+        assert read(up / "d/file") == b"0123456789"
+    assert policy.counters() == {"labels": 0, "checks": 0, "mixed": 0}
+    for up in (first, again):
+        with refused():
+            (up / "d/file").read_text()
+    assert policy.counters()["labels"] > 0
+    policy.do("replace", 1, 1)
+    for up in (first, again):
+        assert (up / "d/file").read_text() == "0123456789"
+
+
+def test_the_generation_grows_and_tells_of_each_replacement(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.rule("/d", 1, record=ALL, nocache=ALL)
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    seen = []
+    for _ in range(4):
+        os.stat(up / "d/file")
+        records = policy.records()
+        assert len({record["generation"] for record in records}) == 1
+        seen.append(records[0]["generation"])
+        policy.do("replace", 1, 1)
+    assert seen == list(range(seen[0], seen[0] + 4)), seen
+
+
+def test_a_forgotten_policy_closes_its_mounts_and_cannot_be_named(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    for number in (1, 2):
+        policy.do("replace", number, 1)
+    other = s.mount(s.lower, s.home / "other", policy="test", policy_id=2)
+    up = s.mount(policy="test", policy_id=1)
+    with opened(up / "d/file", os.O_RDWR) as fd, opened(up / "d") as dir_fd:
+        policy.do("forget", 1)
+        everything_is_denied(up, fd, dir_fd)
+        assert "No such file" in run(LOADER, "forget", "test", 1, check=False).stderr
+        policy.bump()  # a new generation of the program opens nothing
+        everything_is_denied(up, fd, dir_fd)
+        assert "the program has no such policy" in mount_fails(s, "policy=test", "policy_id=1")
+    assert (s.lower / "d/file").read_text() == "0123456789"
+    assert (other / "d/file").read_text() == "0123456789"
+    s.umount()
+    assert "the program has no such policy" in mount_fails(s, "policy=test", "policy_id=1")
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    assert (up / "d/file").read_text() == "0123456789"
+
+
+def test_a_forgotten_policy_that_is_made_again_opens_the_mounts_that_were_left(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    policy.do("forget", 1)
+    assert is_shut(up)
+    policy.rule("/d", 2, deny=bits("open"))
+    policy.do("replace", 1, 2)
+    os.stat(up / "d/file")
+    with refused():
+        os.open(up / "d/file", os.O_RDONLY)
+    policy.do("forget", 1)
+    assert is_shut(up)
+
+
+def test_a_policy_outlives_its_mounts_and_they_outlive_it(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    for _ in range(20):
+        policy.do("replace", 5, 1)
+        up = s.mount(policy="test", policy_id=5)
+        os.stat(up / "d/file")
+        s.umount()
+        up = s.mount(policy="test", policy_id=5)
+        policy.do("forget", 5)
+        assert is_shut(up)
+        s.umount()
+
+
+def test_an_update_puts_another_program_into_all_policies(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.do("replace", 1, 1)
+    up = s.mount()
+    numbered = s.mount(s.lower, s.home / "numbered", policy="test", policy_id=1)
+    with opened(up / "d/file", os.O_RDWR) as fd:
+        os.statvfs(up)
+        os.fstatvfs(fd)
+        os.statvfs(numbered)
+        policy.do("update", T / "good_closed.bpf.o")  # denies statfs with ENOSPC, and has no label()
+        for act in (lambda: os.statvfs(up), lambda: os.fstatvfs(fd), lambda: os.statvfs(numbered)):
+            with refused(errno.ENOSPC):
+                act()
+        assert os.pread(fd, 2, 0) == b"01"
+    policy.counters()
+    (up / "d/file").read_text()
+    assert policy.counters() == {"labels": 0, "checks": 0, "mixed": 0}  # the first program is asked no more
+
+
+def test_an_update_to_a_program_of_another_name_is_refused(s: Scene) -> None:
+    policy = s.policy()
+    other = s.policy("other")
+    up = s.mount()
+    done = run(LOADER, "updateto", policy.name, other.name, check=False)
+    assert "Invalid argument" in done.stderr, done.stderr
+    os.stat(up)
+
+
+def test_detaching_closes_everything_and_attaching_again_opens_it(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.do("replace", 1, 1)
+    up = s.mount()
+    numbered = s.mount(s.lower, s.home / "numbered", policy="test", policy_id=1)
+    spare = s.mount(s.lower, s.home / "spare", policy="test", policy_id=1)
+    descriptors = [(mount, os.open(mount / "d/file", os.O_RDWR), os.open(mount / "d", os.O_RDONLY))
+                   for mount in (up, numbered)]
+    policy.unload()
+    soon(lambda: is_shut(up), "still open after the program was detached")
+    for mount, fd, dir_fd in descriptors:
+        everything_is_denied(mount, fd, dir_fd)
+    assert "no such program is attached" in mount_fails(s, "policy=test")
+    assert "no such program is attached" in mount_fails(s, "policy=test", "policy_id=1")
+    s.umount(spare)
+    run(LOADER, "load", "test", OBJECT)
+    assert (up / "d/file").read_text() == "0123456789"
+    assert os.pread(descriptors[0][1], 2, 0) == b"01"
+    everything_is_denied(*descriptors[1])  # its table was another program's
+    assert "the program has no such policy" in mount_fails(s, "policy=test", "policy_id=1")
+    policy.do("replace", 1, 1)
+    assert (numbered / "d/file").read_text() == "0123456789"
+    assert os.pread(descriptors[1][1], 2, 0) == b"01"
+    for _, fd, dir_fd in descriptors:
+        os.close(fd)
+        os.close(dir_fd)
+    policy.unload()
+    soon(lambda: is_shut(numbered), "still open after the program was detached")
+    s.umount(numbered)
+    s.umount(up)
+
+
+def test_what_does_not_exist_cannot_be_mounted(s: Scene) -> None:
+    assert "no such program is attached" in mount_fails(s, "policy=test")
+    policy = s.policy()
+    policy.do("replace", 1, 1)
+    assert "the program has no such policy" in mount_fails(s, "policy=test", "policy_id=2")
+    assert "no such program is attached" in mount_fails(s, "policy_id=1")  # that of `boesfs`
+    assert "no such program is attached" in mount_fails(s, "policy=tes")
+    for words in (["nopolicy", "policy=test"], ["policy_id=0", "policy=test"], ["at=/"], ["policy=test", "policy_id=-1"],
+                  ["policy=test", "policy_fd=0"], ["policy_fd=99"], ["policy=test", "policy_id=4294967296"]):
+        mount_fails(s, *words)
+    for arguments in ((0, 1), (1, 1, 2)):
+        assert "Invalid argument" in run(LOADER, "replace", "test", *arguments, check=False).stderr
+
+
+def test_policy_id_alone_is_of_the_program_boesfs(s: Scene) -> None:
+    tree(s.lower)
+    s.policy()
+    policy = s.policy("boesfs")
+    policy.do("replace", 1, 1)
+    policy.rule("/d", 1, deny=bits("open"))
+    up = s.mount(policy_id=1)
+    with refused():
+        (up / "d/file").read_text()
+    assert "policy=boesfs,policy_id=1" in run("findmnt", "-no", "OPTIONS", up).stdout
+
+
+def test_a_second_program_of_the_name_is_refused(s: Scene) -> None:
+    s.policy()
+    done = run(LOADER, "load", "test", OBJECT, check=False)
+    assert done.returncode
+    assert "attach: File exists" in done.stderr, done.stderr
+    up = s.mount()
+    os.stat(up)
+
+
+def test_a_descriptor_names_the_policy(s: Scene) -> None:
+    tree(s.lower)
+    s.policy()
+    policy = s.policy("other")
+    policy.rule("/d", deny=bits("open"))
+    policy.rule("/d/sub", 1, deny=bits("getattr"))
+    policy.do("replace", 9, 1)
+    for options in ("policy_fd={}", "policy_fd={},policy_id=9"):
+        run(LOADER, "link", "other", "--", "mount", "-i", "-t", "boesfs", "-o", options, s.lower, s.upper)
+        s.mounts.append(s.upper)
+        if "id" in options:
+            assert (s.upper / "d/file").read_text() == "0123456789"
+            assert is_shut(s.upper / "d/sub")
+        else:
+            with refused():
+                (s.upper / "d/file").read_text()
+        assert "policy=other" in run("findmnt", "-no", "OPTIONS", s.upper).stdout
+        s.umount()
+    done = run(LOADER, "link", "other", "--", "mount", "-i", "-t", "boesfs", "-o", "policy_fd={},policy_id=8", s.lower,
+               s.upper, check=False)
+    assert "the program has no such policy" in done.stderr, done.stderr
+    done = run(LOADER, "link", "other", "--", "mount", "-i", "-t", "boesfs", "-o", "policy=test,policy_fd={}", s.lower,
+               s.upper, check=False)
+    assert "exclude each other" in done.stderr, done.stderr
+
+
+def test_a_verdict_under_way_is_not_kept_for_the_next_generation(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.rule("/d", 1, slow_check=300000)
+    policy.rule("/d", 2, deny=bits("open"))
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    os.stat(up / "d/file")
+    pid = os.fork()
+    if not pid:
+        try:
+            os.close(os.open(up / "d/file", os.O_RDONLY))
+            os._exit(0)
+        except OSError:
+            os._exit(1)
+    time.sleep(0.1)
+    policy.do("replace", 1, 2)
+    with refused():
+        os.open(up / "d/file", os.O_RDONLY)
+    assert os.waitpid(pid, os.WNOHANG)[0] == 0, "the verdict came too early for this test"
+    assert os.waitpid(pid, 0)[1] == 0, "who began under the old policy ends under it"
+    for _ in range(2):
+        with refused():
+            os.open(up / "d/file", os.O_RDONLY)
+    assert policy.counters()["mixed"] == 0
+
+
+FLIPS = 10000
+
+
+def load(up: Path, number: int, report: int) -> None:
+    """What each subtree says, counted per outcome, until SIGTERM."""
+    outcomes: dict[str, dict[str, int]] = {"a": {}, "b": {}}
+    going = [True]
+    signal.signal(signal.SIGTERM, lambda *_: going.clear())
+    turn = 0
+    while going:
+        turn += 1
+        for top in ("a", "b"):
+            here = up / top
+            mine = here / f"dir{number}"
+            acts: list[Callable[[], object]] = [
+                lambda here=here: os.close(os.open(here / "file", os.O_RDONLY)),
+                lambda here=here: (here / "file").read_bytes(),
+                lambda here=here, turn=turn: os.close(os.open(here / f"n{number}-{turn % 5}", os.O_CREAT | os.O_WRONLY)),
+                lambda here=here, turn=turn: os.rename(here / f"n{number}-{turn % 5}", here / f"m{number}"),
+                lambda here=here: os.link(here / "file", here / f"l{number}"),
+                lambda here=here: os.unlink(here / f"l{number}"),
+                lambda mine=mine: os.rename(mine, f"{mine}x"),
+                lambda mine=mine: os.listdir(f"{mine}x"),
+                lambda mine=mine: os.rename(f"{mine}x", mine),
+                lambda mine=mine: os.stat(mine / "deep/er/file"),
+                lambda here=here: os.unlink(here / f"m{number}"),
+            ]
+            for act in acts:
+                try:
+                    act()
+                    said = "done"
+                except OSError as error:
+                    said = errno.errorcode[error.errno or 0]
+                outcomes[top][said] = outcomes[top].get(said, 0) + 1
+    os.write(report, json.dumps(outcomes).encode())
+
+
+def test_no_operation_is_judged_by_two_policies(s: Scene) -> None:
+    """Table 1 closes a/ with E2BIG, table 2 closes b/ with ENOSPC; they change places under load."""
+    for top in ("a", "b"):
+        (s.lower / top).mkdir()
+        (s.lower / top / "file").write_text("content")
+        for number in range(4):
+            (s.lower / top / f"dir{number}/deep/er").mkdir(parents=True)
+            (s.lower / top / f"dir{number}/deep/er/file").touch()
+    policy = s.policy()
+    ops = bits("open", "read", "create", "rename", "link", "unlink", "iterate", "getattr")
+    policy.rule("/a", 1, deny=ops, verdict=-errno.E2BIG)
+    policy.rule("/b", 1)
+    policy.rule("/a", 2)
+    policy.rule("/b", 2, deny=ops, verdict=-errno.ENOSPC)
+    policy.do("replace", 7, 1)
+    up = s.mount(policy="test", policy_id=7)
+    policy.counters()
+    workers = []
+    for number in range(4):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                load(up, number, writer)
+            finally:
+                os._exit(0)
+        os.close(writer)
+        workers.append((pid, reader))
+    time.sleep(0.5)
+    begun = time.monotonic()
+    done = 0
+    while done < FLIPS and time.monotonic() - begun < 60:  # in pieces: under emulation it may be slow
+        policy.do("flip", 7, 1, 2, "--", 200)
+        done += 200
+        time.sleep(0.05)  # some of both
+        policy.do("replace", 7, 1 + done // 200 % 2)
+        time.sleep(0.05)
+    total: dict[str, dict[str, int]] = {"a": {}, "b": {}}
+    for pid, reader in workers:
+        os.kill(pid, signal.SIGTERM)
+        said = json.loads(os.read(reader, 65536))
+        os.waitpid(pid, 0)
+        os.close(reader)
+        for top, outcomes in said.items():
+            for word, number in outcomes.items():
+                total[top][word] = total[top].get(word, 0) + number
+    counters = policy.counters()
+    assert done >= 2000, f"{done} replacements are too few"
+    assert counters["mixed"] == 0, counters
+    assert counters["checks"] > 1000, counters
+    natural = {"done", "ENOENT", "EEXIST"}
+    assert total["a"].keys() - natural == {"E2BIG"}, total
+    assert total["b"].keys() - natural == {"ENOSPC"}, total
+    assert total["a"]["done"] > 20 < total["b"]["done"], total
+    s.values["replacements"] = done
+
+
+def mapper(path: Path) -> tuple[subprocess.Popen[str], Callable[[], str]]:
+    """A process that maps PATH and answers each line with what it finds in the mapping and by read(2)."""
+    script = f"""
+import mmap, os, sys
+fd = os.open({str(path)!r}, os.O_RDWR)
+shared = mmap.mmap(fd, 10, flags=mmap.MAP_SHARED)
+private = mmap.mmap(fd, 10, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+os.lseek(fd, 0, 0)
+print("mapped", flush=True)
+for line in sys.stdin:
+    try:
+        by_read = os.pread(fd, 2, 0).decode()
+    except OSError as error:
+        by_read = str(error.errno)
+    print(shared[:2].decode(), private[:2].decode(), by_read, flush=True)
+"""
+    process = subprocess.Popen(["python3", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin
+    assert process.stdout
+    assert process.stdout.readline() == "mapped\n"
+
+    def ask() -> str:
+        assert process.stdin
+        assert process.stdout
+        try:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            return ""
+        ready = select.select([process.stdout], [], [], 20)[0]
+        return process.stdout.readline().strip() if ready else "no answer"
+
+    return process, ask
+
+
+def shut(policy: Policy, table: int) -> None:
+    """A table by which nothing is allowed."""
+    policy.do("rule", table << 20, f"deny={ALL}")
+
+
+def test_mappings_survive_a_replacement_without_the_flag(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.do("replace", 1, 1)
+    shut(policy, 2)
+    up = s.mount(policy="test", policy_id=1)
+    process, ask = mapper(up / "d/file")
+    try:
+        assert ask() == "01 01 01"
+        policy.do("replace", 1, 2)
+        assert ask() == "01 01 1"
+        with opened(s.lower / "d/file", os.O_RDWR) as fd:
+            os.pwrite(fd, b"ab", 0)
+        assert ask() == "ab ab 1"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_flag_kills_who_has_mapped_files_and_nobody_else(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    for number in (1, 2):
+        policy.do("replace", number, 1)
+    shut(policy, 2)
+    up = s.mount(policy="test", policy_id=1)
+    again = s.mount(s.lower, s.home / "again", policy="test", policy_id=1)
+    other = s.mount(s.lower, s.home / "other", policy="test", policy_id=2)
+    mappers = [mapper(mount / "d/file") for mount in (up, again, other, s.lower)]
+    idle = subprocess.Popen(["sh", "-c", f"exec 3<{up}/d/file; cd {up}/d; echo open; exec sleep 100"],
+                            stdout=subprocess.PIPE, text=True)
+    try:
+        assert idle.stdout
+        assert idle.stdout.readline() == "open\n"
+        policy.do("replace", 1, 2, 1)
+        for process, _ in mappers[:2]:
+            assert process.wait(timeout=20) == -signal.SIGKILL
+        for _, ask in mappers[2:]:
+            assert ask() == "01 01 01"
+        assert idle.poll() is None
+        policy.do("replace", 2, 1, 1)  # the table does not matter
+        assert mappers[2][0].wait(timeout=20) == -signal.SIGKILL
+        assert mappers[3][1]() == "01 01 01"
+    finally:
+        for process in [idle, *[process for process, _ in mappers]]:
+            process.kill()
+            process.communicate()
+
+
+def test_the_flag_ends_the_pid_namespace_of_who_has_mapped_a_file(s: Scene) -> None:
+    (s.lower / "bin").mkdir()
+    run("cp", "/usr/bin/sleep", s.lower / "bin/sleep")
+    policy = s.policy()
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    command = ["unshare", "--pid", "--fork", "sh", "-c", f"{up}/bin/sleep 101 & echo ready; sleep 102; echo survived"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as namespace:
+        assert namespace.stdout
+        assert namespace.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        begun = time.monotonic()
+        policy.do("replace", 1, 1, 1)
+        assert namespace.stdout.read() == ""
+        namespace.wait(timeout=20)
+        assert time.monotonic() - begun < 20
+    assert not run("pgrep", "-f", "sleep 10[12]$", check=False).stdout
+
+
+def test_a_kill_with_a_replacement_at_the_same_time_ends_the_right_ones(s: Scene) -> None:
+    """A rule with kill in the new table gets who comes by read(2), and leaves who does not come alone."""
+    tree(s.lower)
+    policy = s.policy()
+    policy.rule("/d", 2, deny=bits("read"), kill=bits("read"))
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    with opened(up / "d/file") as fd:
+        assert child(lambda: os.pread(fd, 1, 0)) == 0
+        policy.do("replace", 1, 2)
+        assert killed(child(lambda: os.pread(fd, 1, 0)))
+        assert child(lambda: os.fstat(fd)) == 0

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Would be attached without a link. */
+#include "bad.h"
+
+SEC("struct_ops/check")
+int BPF_PROG(check, struct boesfs_ctx *bc)
+{
+	return 0;
+}
+
+SEC(".struct_ops")
+struct boesfs_policy_ops policy = {
+	.check = (void *)check,
+	.name = "least",
+};

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Looks into a key without asking whether there is one. */
+#include "bad.h"
+
+SEC("struct_ops/label")
+int BPF_PROG(label, struct boesfs_ctx *bc)
+{
+	char *key = boesfs_name_key(bc, 0, 0, 64);
+
+	return key[6] == 97;
+}
+
+SEC("struct_ops/check")
+int BPF_PROG(check, struct boesfs_ctx *bc)
+{
+	return bc->op == BOESFS_OP_STATFS ? -1 : 0;
+}
+
+SEC(".struct_ops.link")
+struct boesfs_policy_ops policy = {
+	.label = (void *)label,
+	.check = (void *)check,
+	.name = "least",
+};
