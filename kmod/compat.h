@@ -12,7 +12,7 @@
 #ifdef BOESFS_OPEN_BY_FILE
 #define boesfs_user_of(file) (file)
 #else
-#define boesfs_user_of(file) file_user_path(file)	/* that of the uppermost filesystem, as /proc/PID/maps shows it */
+#define boesfs_user_of(file) (&(file)->f_path)
 #endif
 
 /* The lower file is used with the caller's credentials, not with those of whoever opened the file: set-id bits go by them. */

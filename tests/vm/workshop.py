@@ -192,6 +192,8 @@ def _image(place: Path, names: Sequence[str], modules: dict[str, Path]) -> Path:
         shutil.copy2(file, tests / name)
         if name.endswith(".ko"):
             subprocess.run(["strip", "-g", str(tests / name)], check=True)
+    without = ["objcopy", "--remove-section", ".BTF", "--remove-section", ".BTF.base"]
+    subprocess.run([*without, str(tests / "boesfs.ko"), str(tests / "no-btf.ko")], check=True)
     (tests / "names").write_text(" ".join(names))
     image = place / "root.ext4"
     image.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output."""
+"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output. A word
+@FILE.ko has the tests after it run with that kernel module; its name then stands before theirs."""
 
 import importlib
 import json
@@ -13,7 +14,12 @@ import scene
 
 def main() -> None:
     """Each test has a scene of its own; what it leaves behind is cleared away."""
+    prefix = ""
     for full in sys.argv[1:]:
+        if full.startswith("@"):
+            prefix = f"{full} "
+            scene.exchange_module(full.removeprefix("@"))
+            continue
         module, _, name = full.partition(".")
         begun = time.monotonic()
         detail = ""
@@ -27,7 +33,7 @@ def main() -> None:
             stage.close()
         except Exception:  # noqa: BLE001 (whatever it is, it is the test's result)
             detail += traceback.format_exc()
-        said = {"name": full, "ok": not detail, "detail": detail, "seconds": round(time.monotonic() - begun, 2)}
+        said = {"name": prefix + full, "ok": not detail, "detail": detail, "seconds": round(time.monotonic() - begun, 2)}
         said["values"] = stage.values
         print("RESULT " + json.dumps(said), flush=True)
         print(f"{full}: {'ok' if not detail else 'FAILED ' + detail}", file=sys.stderr, flush=True)

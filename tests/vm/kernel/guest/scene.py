@@ -67,6 +67,13 @@ def child(work: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+def exchange_module(file: str) -> None:
+    """Put another boesfs.ko in the place of the one that is loaded."""
+    run("rmmod", "boesfs", check=False)
+    run("mount", "--bind", T / file, T / "boesfs.ko")
+    run("insmod", T / "boesfs.ko")
+
+
 class Policy:
     """A policy program under the tests' rules. Nodes are numbers; a label is table << 20 | node."""
 

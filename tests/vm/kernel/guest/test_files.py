@@ -853,6 +853,7 @@ def no_access_time_can_be_asked_for_later(d: Path) -> None:
 
 def set_id_bits_go(d: Path) -> None:
     """An unprivileged writer, truncater or chowner drops them; root keeps them."""
+
     def fresh(mode: int = 0o6777) -> Path:
         (d / "f").unlink(missing_ok=True)
         (d / "f").write_bytes(b"x" * 100)

@@ -9,17 +9,17 @@ from scene import LOADER, Scene, T, run
 # What the kernel says, where it says something of its own; an errno for what fails when it is attached.
 MESSAGES = {
     "bad_before": "R1 is ptr_boesfs_ctx invalid negative access: off=-8",
-    "bad_bounds": "access beyond struct boesfs_ctx at off 112 size 8",
+    "bad_bounds": "access beyond struct boesfs_ctx at off 120 size 8",
     "bad_buffer": "invalid",
-    "bad_byte": "boesfs: only boesfs_ctx.flags is writable, whole (offset 76, size 1)",
+    "bad_byte": "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset 76, size 1)",
     "bad_comma": -errno.EINVAL,
-    "bad_field": "boesfs: only boesfs_ctx.flags is writable, whole (offset 0, size 4)",
+    "bad_field": "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset 0, size 4)",
     "bad_flags": -errno.EINVAL,
     "bad_index": "variable",
     "bad_kept": "must be",
     "bad_kept_write": "boesfs: only the context that the program was given is writable",
     "bad_key": "R2 min value is outside of the allowed memory range",
-    "bad_label_field": "boesfs: only boesfs_ctx.flags is writable, whole (offset 8, size 4)",
+    "bad_label_field": "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset 8, size 4)",
     "bad_long_name": -errno.EINVAL,
     "bad_no_check": -errno.EINVAL,
     "bad_no_link": -errno.EOPNOTSUPP,
@@ -28,7 +28,7 @@ MESSAGES = {
     "bad_pointer": "must point to scalar, or struct with scalar",
     "bad_replace": "calling kernel function boesfs_policy_replace is not allowed",
     "bad_sleepable": "attach to unsupported member check of struct boesfs_policy_ops",
-    "bad_wide": "boesfs: only boesfs_ctx.flags is writable, whole (offset 80, size 4)",
+    "bad_wide": "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset 80, size 4)",
 }
 
 

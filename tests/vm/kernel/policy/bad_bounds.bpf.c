@@ -5,7 +5,7 @@
 SEC("struct_ops/check")
 int BPF_PROG(check, struct boesfs_ctx *bc)
 {
-	return ((volatile __u64 *)(void *)bc)[14] ? 0 : -1;
+	return ((volatile __u64 *)(void *)bc)[15] ? 0 : -1;
 }
 
 SEC(".struct_ops.link")
