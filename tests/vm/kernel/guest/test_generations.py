@@ -543,6 +543,144 @@ def test_the_flag_kills_who_has_mapped_files_and_nobody_else(s: Scene) -> None:
             process.communicate()
 
 
+def test_the_flag_kills_who_has_mapped_files_through_a_stack(s: Scene) -> None:
+    """A mapping's file is the lowest one of all, whether overlayfs is below the mount or above it, or another boesfs."""
+    tree(s.lower)
+    run("modprobe", "overlay")
+    policy = s.policy()
+    for number in (1, 2):
+        policy.do("replace", number, 1)
+    words = f"lowerdir={s.lower},upperdir={s.home}/up,workdir={s.home}/work"
+    for name in ("up", "work", "overlay", "above", "up2", "work2"):
+        (s.home / name).mkdir()
+    run("mount", "-t", "overlay", "ov", "-o", words, s.home / "overlay")
+    s.mounts.append(s.home / "overlay")
+    on_overlay = s.mount(s.home / "overlay", s.home / "on-overlay", policy="test", policy_id=1)
+    first = s.mount(s.lower, s.home / "first", policy="test", policy_id=2)
+    second = s.mount(first, s.home / "second", policy="test", policy_id=1)
+    run("mount", "-t", "overlay", "ov", "-o", f"lowerdir={first},upperdir={s.home}/up2,workdir={s.home}/work2",
+        s.home / "above")
+    s.mounts.append(s.home / "above")
+    for number, path, wanted in ((1, on_overlay, True), (1, second, True), (2, second, True), (2, on_overlay, False),
+                                 (1, first, False), (1, s.home / "overlay", False), (2, s.home / "above", True)):
+        # of overlayfs a lower file is mapped, and not what it has copied up
+        process, ask = mapper(path / "d/file") if path != s.home / "above" else reader_mapper(path / "d/file")
+        try:
+            policy.do("replace", number, 1, 1)
+            if wanted:
+                try:
+                    assert process.wait(timeout=10) == -signal.SIGKILL
+                except subprocess.TimeoutExpired:
+                    raise AssertionError(f"policy {number}: who has mapped {path} lives") from None
+            else:
+                assert ask().startswith("01 01"), f"policy {number} killed who has mapped {path}"
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def reader_mapper(path: Path) -> tuple[subprocess.Popen[str], Callable[[], str]]:
+    """As mapper(), of a file that is opened for reading."""
+    script = f"""
+import mmap, os, sys
+fd = os.open({str(path)!r}, os.O_RDONLY)
+shared = mmap.mmap(fd, 10, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+print("mapped", flush=True)
+sys.stdin.readline()
+"""
+    process = subprocess.Popen(["python3", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "mapped\n"
+    return process, lambda: "01 01"
+
+
+def test_replacements_that_kill_come_to_an_end_while_everyone_forks(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    storms = []
+    for _ in range(3):
+        pid = os.fork()
+        if not pid:  # has nothing mapped itself
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            while True:
+                if not os.fork():
+                    with contextlib.suppress(OSError):
+                        with opened(up / "d/file") as fd:
+                            mmap.mmap(fd, 10, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+                            time.sleep(0.01)
+                    os._exit(0)
+                time.sleep(0.001)
+        storms.append(pid)
+    try:
+        for _ in range(100):
+            begun = time.monotonic()
+            policy.do("replace", 1, 1, 1)
+            assert time.monotonic() - begun < 10
+        for pid in storms:
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "killed without a mapping"
+    finally:
+        for pid in storms:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        time.sleep(1)  # for their children, who unmount nothing by themselves
+
+
+def test_mounts_come_and_go_while_their_policy_does(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.do("replace", 3, 1)
+    end = time.monotonic() + 8
+
+    def come_and_go() -> None:
+        counted = {"mounted": 0, "refused": 0}
+        target = s.home / f"m{os.getpid()}"
+        target.mkdir()
+        while time.monotonic() < end:
+            done = run("mount", "-i", "-t", "boesfs", "-o", "policy=test,policy_id=3", s.lower, target, check=False)
+            if done.returncode:
+                counted["refused"] += 1
+                run("umount", target, check=False)
+                continue
+            counted["mounted"] += 1
+            with contextlib.suppress(PermissionError):
+                os.stat(target / "d/file")
+            run("umount", target)
+        assert counted["mounted"], counted
+        assert counted["refused"], counted
+
+    pids = []
+    for _ in range(2):
+        pid = os.fork()
+        if not pid:
+            try:
+                come_and_go()
+                os._exit(0)
+            except BaseException as error:  # noqa: BLE001 (the child must not go on with the tests)
+                print("child:", repr(error))
+                os._exit(1)
+        pids.append(pid)
+    while time.monotonic() < end:
+        policy.do("forget", 3)
+        time.sleep(0.02)
+        policy.do("replace", 3, 1)
+        time.sleep(0.1)
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+    up = s.mount(policy="test", policy_id=3)
+    assert (up / "d/file").read_text() == "0123456789"
+
+
+def test_the_module_stays_as_long_as_a_program_is_attached(s: Scene) -> None:
+    s.policy()
+    assert run("rmmod", "boesfs", check=False).returncode
+    s.mount()
+    assert run("rmmod", "boesfs", check=False).returncode
+    s.umount()
+    assert Path("/sys/module/boesfs").exists()
+
+
 def test_the_flag_ends_the_pid_namespace_of_who_has_mapped_a_file(s: Scene) -> None:
     (s.lower / "bin").mkdir()
     run("cp", "/usr/bin/sleep", s.lower / "bin/sleep")

@@ -1000,6 +1000,22 @@ def test_negative_names_are_forgotten_when_something_appears_below(s: Scene) -> 
         (up / "open").read_text()
 
 
+def test_a_file_that_is_removed_is_judged_by_the_name_it_had(s: Scene) -> None:
+    (s.lower / "d").mkdir()
+    (s.lower / "d/file").write_text("content")
+    policy = s.policy()
+    up = s.mount()
+    with opened(up / "d/file", os.O_RDWR) as fd:
+        (up / "d/file").unlink()
+        assert os.pread(fd, 3, 0) == b"con"
+        policy.rule("/d/file", deny=bits("read"))
+        policy.bump()
+        with refused():
+            os.pread(fd, 3, 0)
+        (up / "d").rename(up / "e")
+        assert os.pread(fd, 3, 0) == b"con"
+
+
 def test_a_hard_link_is_judged_by_the_name_that_is_used(s: Scene) -> None:
     for name in ("open", "shut"):
         (s.lower / name).mkdir()
