@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scene import ABI, ALL, LIBC, OPS, T, Policy, Scene, bits, child, killed, refused, run
+from scene import ABI, ALL, LIBC, OPS, Policy, Scene, T, bits, child, killed, refused, run
 
 NEVER_ASKED = {"init", "destroy", "lookup2", "default", "nr"}
 GETVERSION, GETFLAGS, SETFLAGS, NODUMP = 0x80087601, 0x80086601, 0x40086602, 0x40
@@ -207,7 +207,8 @@ ROWS = [
     Row("rename", "a directory", lambda d: (d / "full").rename(d / "new"), "/full", {"other": "/new"}),
     Row("rename", "noreplace", lambda d: rename2(d, "file", "new", 1), expect={"other": "/new", "arg0": 1}),
     Row("rename", "exchange", lambda d: rename2(d, "file", "other", 2), expect={"other": "/other", "arg0": 2}),
-    Row("rename", "exchange's other", lambda d: rename2(d, "file", "other", 2), "/other", {"other": "/file", "arg0": 2}),
+    Row("rename", "exchange's other", lambda d: rename2(d, "file", "other", 2), "/other",
+        {"other": "/file", "arg0": 2}),
     Row("setattr", "chmod", lambda d: os.chmod(d / "file", 0o4711), expect={"access": 1, "arg0": 0o4711}),
     Row("setattr", "chown", lambda d: os.chown(d / "file", 5, 6), expect={"access": 6, "arg1": 5, "arg2": 6}),
     Row("setattr", "chgrp", lambda d: os.chown(d / "file", -1, 6), expect={"access": 4, "arg1": 0, "arg2": 6}),
@@ -423,10 +424,10 @@ def test_a_verdict_that_is_no_errno_denies_with_eperm(s: Scene) -> None:
     policy.rule("/file", deny=bits("getattr"), verdict=-4095)
     try:
         os.stat(up / "file")
+        said = 0
     except OSError as error:
-        assert error.errno == 4095, error
-    else:
-        raise AssertionError("allowed")
+        said = error.errno or 0
+    assert said == 4095
 
 
 def test_an_argument_decides_each_time(s: Scene) -> None:
@@ -1093,7 +1094,7 @@ def test_a_file_that_moves_behind_the_mount_is_never_opened_by_its_denied_name(s
 
 
 def test_a_verdict_on_a_name_that_moved_meanwhile_is_not_kept(s: Scene) -> None:
-    """check() takes its time; the file is renamed and judged by its new name before the verdict on the old one is in."""
+    """check() takes its time; the file is renamed and judged by its new name before that on the old one is in."""
     for name in ("open", "shut"):
         (s.lower / name).mkdir()
         (s.lower / name / "file").write_text(name)
@@ -1221,8 +1222,9 @@ def test_a_kill_ends_the_pid_namespace_with_its_init(s: Scene) -> None:
 
 def as_user(policy: Policy | None, script: str) -> subprocess.CompletedProcess[str]:
     """A script of uid 1000 in a user and mount namespace of its own; `{}` is the program's link."""
-    command = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", "unshare", "-Urm", "sh", "-ec", script]
-    return run(*([T / "loader", "link", policy.name, "--"] if policy else []), *command, check=False)
+    link = [T / "loader", "link", policy.name, "--"] if policy else []
+    user = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"]
+    return run(*link, *user, "unshare", "-Urm", "sh", "-ec", script, check=False)
 
 
 def reload_module(*options: str) -> None:
@@ -1269,9 +1271,9 @@ def test_a_user_namespace_may_mount_by_descriptor_if_the_module_says_so(s: Scene
             done = as_user(policy, f"mount -i -t boesfs -o {option} {s.lower} {s.upper}; echo mounted")
             assert "mounted" not in done.stdout, option
         done = as_user(policy, f"mount -i -t boesfs -o policy_fd={{}} {s.lower} {s.upper}\ncd {s.upper}\n"
-                               "stat -c '%u %g' mine roots\ncat mine\ncat shut || echo denied\ncat roots || echo roots\n"
-                               "echo new >new; chown 0:0 new; mknod null c 1 3 || echo no device\n"
-                               "chown 5:5 mine || echo no chown")
+                               "stat -c '%u %g' mine roots\ncat mine\ncat shut || echo denied\n"
+                               "cat roots || echo roots\necho new >new; chown 0:0 new\n"
+                               "mknod null c 1 3 || echo no device\nchown 5:5 mine || echo no chown")
         said = done.stdout + done.stderr
         assert done.stdout.split("\n")[:2] == ["0 0", "65534 65534"], said
         assert done.stdout.split("\n")[2].startswith("minedenied"), said
@@ -1297,7 +1299,10 @@ def test_the_module_tells_the_abi_of_the_header(s: Scene) -> None:
 
 
 def test_a_module_without_btf_refuses_to_load_and_says_why(s: Scene) -> None:
-    """Who builds the guest makes the file: `objcopy --remove-section .BTF --remove-section .BTF.base boesfs.ko no-btf.ko`."""
+    """no-btf.ko is made by who builds the guest.
+
+    The recipe: `objcopy --remove-section .BTF --remove-section .BTF.base boesfs.ko no-btf.ko`.
+    """
     run("rmmod", "boesfs")
     try:
         Path("/dev/kmsg").write_text("no BTF from here\n")
