@@ -33,9 +33,12 @@ static bool is_of_mounts(const struct file *file, const struct list_head *mounts
 {
 	const struct boesfs_sb *sbi;
 
-	/* A mapping's file is the lower one, and only boesfs opens files on its private clones of mounts. */
+	/*
+	 * Only boesfs opens files on its private clones of mounts. A mapping's file is the lowest one: ours if boesfs is the
+	 * lowest that stacks, else that of overlayfs or boesfs below, which tells the file that it was opened for: ours.
+	 */
 	list_for_each_entry(sbi, mounts, policy_node)
-		if (file->f_path.mnt == sbi->lower)
+		if (file->f_path.mnt == sbi->lower || file_user_path(file)->mnt == sbi->lower)
 			return true;
 	return false;
 }

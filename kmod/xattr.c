@@ -20,12 +20,15 @@ static int boesfs_xattr_get(const struct xattr_handler *handler, struct dentry *
 {
 	int err;
 
-	/* Capabilities of files are set-id bits of another kind. */
-	if (boesfs_sb(dentry->d_sb)->lower->mnt_flags & MNT_NOSUID && !strcmp(name, XATTR_NAME_CAPS))
-		return -ENODATA;
-	err = check_xattr(dentry, BOESFS_OP_GETXATTR, name, 0, 0);
-	if (err)
-		return err;
+	/* Capabilities of files are set-id bits of another kind; execve(2) and chown(2) ask for them, not their callers. */
+	if (!strcmp(name, XATTR_NAME_CAPS)) {
+		if (boesfs_sb(dentry->d_sb)->lower->mnt_flags & MNT_NOSUID)
+			return -ENODATA;
+	} else {
+		err = check_xattr(dentry, BOESFS_OP_GETXATTR, name, 0, 0);
+		if (err)
+			return err;
+	}
 	return vfs_getxattr(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name, buffer, size);
 }
 

@@ -161,9 +161,8 @@ class Scene:
         """Mount boesfs; without options `policy=test`. An option that is True is a flag."""
         source, target = source or self.lower, target or self.upper
         target.mkdir(exist_ok=True)
-        words = [
-            name if value is True else f"{name}={value}" for name, value in (options or {"policy": "test"}).items()
-        ]
+        options = options or {"policy": "test"}
+        words = [name if value is True else f"{name}={value}" for name, value in options.items()]
         run("mount", "-i", "-t", "boesfs", "-o", ",".join(words), source, target)
         self.mounts.append(target)
         return target

@@ -3,8 +3,9 @@
 
 import errno
 import os
+import shutil
 
-from scene import OPS, Scene, bits, child, refused
+from scene import OPS, Scene, bits, child, refused, run
 
 
 def test_a_file_is_read_written_and_removed_through_the_mount(s: Scene) -> None:
@@ -72,3 +73,18 @@ def test_set_id_bits_go_by_who_writes_and_not_by_who_opened(s: Scene) -> None:
         assert child(write_as_a_user) == 0
         os.close(descriptor)
         assert file.stat().st_mode & 0o6000 == 0, place
+
+
+def test_a_program_is_run_though_its_attributes_may_not_be_read(s: Scene) -> None:
+    shutil.copy2("/bin/true", s.lower / "true")
+    policy = s.policy()
+    policy.rule("/true", deny=bits("getxattr"), kill=bits("getxattr"))
+    up = s.mount()
+    run(up / "true")
+    (up / "true").chmod(0o755)
+    os.chown(up / "true", 0, 0)
+    policy.rule("/true", deny=bits("getxattr"))
+    policy.bump()
+    os.setxattr(s.lower / "true", "user.a", b"1")
+    with refused(errno.EPERM):
+        os.getxattr(up / "true", "user.a")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scene import ALL, LOADER, OBJECT, T, Policy, Scene, bits, child, killed, refused, run
+from scene import ALL, LOADER, OBJECT, Policy, Scene, T, bits, child, killed, refused, run
 
 GETVERSION = 0x80087601
 
@@ -69,28 +69,14 @@ def is_shut(path: Path) -> bool:
 def everything_is_denied(up: Path, fd: int, dir_fd: int) -> None:
     """By path and by descriptor; UP had d/file and d/sub."""
     acts: list[Callable[[], object]] = [
-        lambda: os.stat(up),
-        lambda: os.stat(up / "d/file"),
-        lambda: os.stat(up / "d/missing"),
-        lambda: os.listdir(up),
-        lambda: os.listdir(dir_fd),
-        lambda: os.statvfs(up),
-        lambda: os.fstat(fd),
-        lambda: os.pread(fd, 1, 0),
-        lambda: os.pwrite(fd, b"x", 0),
-        lambda: os.lseek(fd, 0, 0),
-        lambda: os.fsync(fd),
-        lambda: os.ftruncate(fd, 0),
-        lambda: os.mkdir(up / "new"),
-        lambda: os.open("file", os.O_RDONLY, dir_fd=dir_fd),
-        lambda: os.open("new", os.O_RDWR | os.O_CREAT, dir_fd=dir_fd),
-        lambda: os.unlink("file", dir_fd=dir_fd),
-        lambda: os.rename("file", "new", src_dir_fd=dir_fd, dst_dir_fd=dir_fd),
-        lambda: os.fchmod(fd, 0o777),
-        lambda: mmap.mmap(fd, 10, flags=mmap.MAP_SHARED),
-        lambda: fcntl.lockf(fd, fcntl.LOCK_EX),
-        lambda: fcntl.ioctl(fd, GETVERSION, bytes(8)),
-        lambda: os.listxattr(fd),
+        lambda: os.stat(up), lambda: os.stat(up / "d/file"), lambda: os.stat(up / "d/missing"), lambda: os.listdir(up),
+        lambda: os.listdir(dir_fd), lambda: os.statvfs(up), lambda: os.fstat(fd), lambda: os.pread(fd, 1, 0),
+        lambda: os.pwrite(fd, b"x", 0), lambda: os.lseek(fd, 0, 0), lambda: os.fsync(fd), lambda: os.ftruncate(fd, 0),
+        lambda: os.mkdir(up / "new"), lambda: os.open("file", os.O_RDONLY, dir_fd=dir_fd),
+        lambda: os.open("new", os.O_RDWR | os.O_CREAT, dir_fd=dir_fd), lambda: os.unlink("file", dir_fd=dir_fd),
+        lambda: os.rename("file", "new", src_dir_fd=dir_fd, dst_dir_fd=dir_fd), lambda: os.fchmod(fd, 0o777),
+        lambda: mmap.mmap(fd, 10, flags=mmap.MAP_SHARED), lambda: fcntl.lockf(fd, fcntl.LOCK_EX),
+        lambda: fcntl.ioctl(fd, GETVERSION, bytes(8)), lambda: os.listxattr(fd),
     ]
     for number, act in enumerate(acts):
         try:
@@ -106,24 +92,20 @@ def test_a_rule_counts_from_the_new_generation_on_also_for_open_descriptors(s: S
     up = s.mount()
     with opened(up / "d/file", os.O_RDWR) as fd, opened(up / "d") as dir_fd:
         acts: dict[str, Callable[[], object]] = {
-            "read": lambda: os.pread(fd, 1, 0),
-            "write": lambda: os.pwrite(fd, b"0", 0),
-            "llseek": lambda: os.lseek(fd, 0, 0),
-            "iterate": lambda: os.listdir(dir_fd),
-            "getattr": lambda: os.fstat(fd),
-            "fsync": lambda: os.fsync(fd),
-            "lookup": lambda: os.stat("sub", dir_fd=dir_fd),
-            "probe": lambda: os.path.lexists(f"/proc/self/fd/{dir_fd}/none") or os.stat(up / "d/none"),
+            "read": lambda: os.pread(fd, 1, 0), "write": lambda: os.pwrite(fd, b"0", 0),
+            "llseek": lambda: os.lseek(fd, 0, 0), "iterate": lambda: os.listdir(dir_fd),
+            "getattr": lambda: os.fstat(fd), "fsync": lambda: os.fsync(fd),
+            "lookup": lambda: os.stat("sub", dir_fd=dir_fd), "probe": lambda: os.stat("none", dir_fd=dir_fd),
         }
-        for op, act in acts.items():
+        for act in acts.values():
             with contextlib.suppress(FileNotFoundError):
                 act()
         policy.rule("/d", deny=bits(*acts))
-        for op, act in acts.items():  # what is known to be allowed is so in this generation
+        for act in acts.values():  # what is known to be allowed is so in this generation
             with contextlib.suppress(FileNotFoundError):
                 act()
         policy.bump()
-        for op, act in acts.items():
+        for act in acts.values():
             with refused():
                 act()
         policy.rule("/d")
@@ -264,9 +246,8 @@ def test_detaching_closes_everything_and_attaching_again_opens_it(s: Scene) -> N
     up = s.mount()
     numbered = s.mount(s.lower, s.home / "numbered", policy="test", policy_id=1)
     spare = s.mount(s.lower, s.home / "spare", policy="test", policy_id=1)
-    descriptors = [
-        (mount, os.open(mount / "d/file", os.O_RDWR), os.open(mount / "d", os.O_RDONLY)) for mount in (up, numbered)
-    ]
+    descriptors = [(mount, os.open(mount / "d/file", os.O_RDWR), os.open(mount / "d", os.O_RDONLY))
+                   for mount in (up, numbered)]
     policy.unload()
     soon(lambda: is_shut(up), "still open after the program was detached")
     for mount, fd, dir_fd in descriptors:
@@ -298,15 +279,9 @@ def test_what_does_not_exist_cannot_be_mounted(s: Scene) -> None:
     assert "the program has no such policy" in mount_fails(s, "policy=test", "policy_id=2")
     assert "no such program is attached" in mount_fails(s, "policy_id=1")  # that of `boesfs`
     assert "no such program is attached" in mount_fails(s, "policy=tes")
-    for words in (
-        ["nopolicy", "policy=test"],
-        ["policy_id=0", "policy=test"],
-        ["at=/"],
-        ["policy=test", "policy_id=-1"],
-        ["policy=test", "policy_fd=0"],
-        ["policy_fd=99"],
-        ["policy=test", "policy_id=4294967296"],
-    ):
+    for words in (["nopolicy", "policy=test"], ["policy_id=0", "policy=test"], ["at=/"],
+                  ["policy=test", "policy_id=-1"], ["policy=test", "policy_fd=0"], ["policy_fd=99"],
+                  ["policy=test", "policy_id=4294967296"]):
         mount_fails(s, *words)
     for arguments in ((0, 1), (1, 1, 2)):
         assert "Invalid argument" in run(LOADER, "replace", "test", *arguments, check=False).stderr
@@ -351,37 +326,11 @@ def test_a_descriptor_names_the_policy(s: Scene) -> None:
                 (s.upper / "d/file").read_text()
         assert "policy=other" in run("findmnt", "-no", "OPTIONS", s.upper).stdout
         s.umount()
-    done = run(
-        LOADER,
-        "link",
-        "other",
-        "--",
-        "mount",
-        "-i",
-        "-t",
-        "boesfs",
-        "-o",
-        "policy_fd={},policy_id=8",
-        s.lower,
-        s.upper,
-        check=False,
-    )
+    done = run(LOADER, "link", "other", "--", "mount", "-i", "-t", "boesfs", "-o", "policy_fd={},policy_id=8", s.lower,
+               s.upper, check=False)
     assert "the program has no such policy" in done.stderr, done.stderr
-    done = run(
-        LOADER,
-        "link",
-        "other",
-        "--",
-        "mount",
-        "-i",
-        "-t",
-        "boesfs",
-        "-o",
-        "policy=test,policy_fd={}",
-        s.lower,
-        s.upper,
-        check=False,
-    )
+    done = run(LOADER, "link", "other", "--", "mount", "-i", "-t", "boesfs", "-o", "policy=test,policy_fd={}", s.lower,
+               s.upper, check=False)
     assert "exclude each other" in done.stderr, done.stderr
 
 
@@ -426,13 +375,12 @@ def load(up: Path, number: int, report: int) -> None:
         for top in ("a", "b"):
             here = up / top
             mine = here / f"dir{number}"
+            new = here / f"n{number}-{turn % 5}"
             acts: list[Callable[[], object]] = [
                 lambda here=here: os.close(os.open(here / "file", os.O_RDONLY)),
                 lambda here=here: (here / "file").read_bytes(),
-                lambda here=here, turn=turn: os.close(
-                    os.open(here / f"n{number}-{turn % 5}", os.O_CREAT | os.O_WRONLY)
-                ),
-                lambda here=here, turn=turn: os.rename(here / f"n{number}-{turn % 5}", here / f"m{number}"),
+                lambda new=new: os.close(os.open(new, os.O_CREAT | os.O_WRONLY)),
+                lambda here=here, new=new: os.rename(new, here / f"m{number}"),
                 lambda here=here: os.link(here / "file", here / f"l{number}"),
                 lambda here=here: os.unlink(here / f"l{number}"),
                 lambda mine=mine: os.rename(mine, f"{mine}x"),
@@ -577,9 +525,8 @@ def test_the_flag_kills_who_has_mapped_files_and_nobody_else(s: Scene) -> None:
     again = s.mount(s.lower, s.home / "again", policy="test", policy_id=1)
     other = s.mount(s.lower, s.home / "other", policy="test", policy_id=2)
     mappers = [mapper(mount / "d/file") for mount in (up, again, other, s.lower)]
-    idle = subprocess.Popen(
-        ["sh", "-c", f"exec 3<{up}/d/file; cd {up}/d; echo open; exec sleep 100"], stdout=subprocess.PIPE, text=True
-    )
+    idle = subprocess.Popen(["sh", "-c", f"exec 3<{up}/d/file; cd {up}/d; echo open; exec sleep 100"],
+                            stdout=subprocess.PIPE, text=True)
     try:
         assert idle.stdout
         assert idle.stdout.readline() == "open\n"
@@ -596,6 +543,143 @@ def test_the_flag_kills_who_has_mapped_files_and_nobody_else(s: Scene) -> None:
         for process in [idle, *[process for process, _ in mappers]]:
             process.kill()
             process.communicate()
+
+
+def test_the_flag_kills_who_has_mapped_files_through_a_stack(s: Scene) -> None:
+    """A mapping's file is the lowest one of all, whether overlayfs is below the mount or above, or another boesfs."""
+    tree(s.lower)
+    run("modprobe", "overlay")
+    policy = s.policy()
+    for number in (1, 2):
+        policy.do("replace", number, 1)
+    words = f"lowerdir={s.lower},upperdir={s.home}/up,workdir={s.home}/work"
+    for name in ("up", "work", "overlay", "above", "up2", "work2"):
+        (s.home / name).mkdir()
+    run("mount", "-t", "overlay", "ov", "-o", words, s.home / "overlay")
+    s.mounts.append(s.home / "overlay")
+    on_overlay = s.mount(s.home / "overlay", s.home / "on-overlay", policy="test", policy_id=1)
+    first = s.mount(s.lower, s.home / "first", policy="test", policy_id=2)
+    second = s.mount(first, s.home / "second", policy="test", policy_id=1)
+    run("mount", "-t", "overlay", "ov", "-o", f"lowerdir={first},upperdir={s.home}/up2,workdir={s.home}/work2",
+        s.home / "above")
+    s.mounts.append(s.home / "above")
+    for number, path, wanted in ((1, on_overlay, True), (1, second, True), (2, second, True), (2, on_overlay, False),
+                                 (1, first, False), (1, s.home / "overlay", False), (2, s.home / "above", True)):
+        # of overlayfs a lower file is mapped, and not what it has copied up
+        process, ask = mapper(path / "d/file") if path != s.home / "above" else reader_mapper(path / "d/file")
+        try:
+            policy.do("replace", number, 1, 1)
+            if wanted:
+                try:
+                    assert process.wait(timeout=10) == -signal.SIGKILL
+                except subprocess.TimeoutExpired:
+                    raise AssertionError(f"policy {number}: who has mapped {path} lives") from None
+            else:
+                assert ask().startswith("01 01"), f"policy {number} killed who has mapped {path}"
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def reader_mapper(path: Path) -> tuple[subprocess.Popen[str], Callable[[], str]]:
+    """As mapper(), of a file that is opened for reading."""
+    script = f"""
+import mmap, os, sys
+fd = os.open({str(path)!r}, os.O_RDONLY)
+shared = mmap.mmap(fd, 10, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+print("mapped", flush=True)
+sys.stdin.readline()
+"""
+    process = subprocess.Popen(["python3", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "mapped\n"
+    return process, lambda: "01 01"
+
+
+def test_replacements_that_kill_come_to_an_end_while_everyone_forks(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    storms = []
+    for _ in range(3):
+        pid = os.fork()
+        if not pid:  # has nothing mapped itself
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            while True:
+                if not os.fork():
+                    with contextlib.suppress(OSError), opened(up / "d/file") as fd:
+                        mmap.mmap(fd, 10, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+                        time.sleep(0.01)
+                    os._exit(0)
+                time.sleep(0.001)
+        storms.append(pid)
+    try:
+        for _ in range(100):
+            begun = time.monotonic()
+            policy.do("replace", 1, 1, 1)
+            assert time.monotonic() - begun < 10
+        for pid in storms:
+            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "killed without a mapping"
+    finally:
+        for pid in storms:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        time.sleep(1)  # for their children, who unmount nothing by themselves
+
+
+def test_mounts_come_and_go_while_their_policy_does(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.do("replace", 3, 1)
+    end = time.monotonic() + 8
+
+    def come_and_go() -> None:
+        counted = {"mounted": 0, "refused": 0}
+        target = s.home / f"m{os.getpid()}"
+        target.mkdir()
+        while time.monotonic() < end:
+            done = run("mount", "-i", "-t", "boesfs", "-o", "policy=test,policy_id=3", s.lower, target, check=False)
+            if done.returncode:
+                counted["refused"] += 1
+                run("umount", target, check=False)
+                continue
+            counted["mounted"] += 1
+            with contextlib.suppress(PermissionError):
+                os.stat(target / "d/file")
+            run("umount", target)
+        assert counted["mounted"], counted
+        assert counted["refused"], counted
+
+    pids = []
+    for _ in range(2):
+        pid = os.fork()
+        if not pid:
+            try:
+                come_and_go()
+                os._exit(0)
+            except BaseException as error:  # noqa: BLE001 (the child must not go on with the tests)
+                print("child:", repr(error))
+                os._exit(1)
+        pids.append(pid)
+    while time.monotonic() < end:
+        policy.do("forget", 3)
+        time.sleep(0.02)
+        policy.do("replace", 3, 1)
+        time.sleep(0.1)
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+    up = s.mount(policy="test", policy_id=3)
+    assert (up / "d/file").read_text() == "0123456789"
+
+
+def test_the_module_stays_as_long_as_a_program_is_attached(s: Scene) -> None:
+    s.policy()
+    assert run("rmmod", "boesfs", check=False).returncode
+    s.mount()
+    assert run("rmmod", "boesfs", check=False).returncode
+    s.umount()
+    assert Path("/sys/module/boesfs").exists()
 
 
 def test_the_flag_ends_the_pid_namespace_of_who_has_mapped_a_file(s: Scene) -> None:
