@@ -19,23 +19,27 @@ struct boesfs_ctx;
 /**
  * struct boesfs_policy_ops - A policy program (struct_ops).
  *
- * Both callbacks run in the context of the calling task, under RCU, and may not sleep. Their argument is trusted and may
- * not be kept; only ctx->flags may be written, by check() only.
+ * Both callbacks run in the context of the calling task, under RCU, and may not sleep. Their
+ * argument is trusted and may not be kept; only ctx->flags and ctx->allow may be
+ * written, by check().
  *
- * @label: Give a name its label.
- *	@ctx->label is the label of the directory, BOESFS_STRING_NAME and boesfs_name_key() tell the name. Asked once per
- *	dentry and generation, so the answer may depend on nothing else but @ctx->table and @ctx->policy_id. The root of a
- *	sandbox has label 0; the components of a mount's at= are asked for first. Optional: without it all labels are 0.
- *	Return: the label, 0 to BOESFS_LABEL_MAX; below 0: everything at and below this name is denied.
- * @check: Decide an operation.
- *	@ctx tells operation, object and caller. Asked at each operation, but if @flags has BOESFS_CACHE, what was allowed
- *	is not asked for again on the same dentry in the same generation: the operation itself, unless check() sets
- *	BOESFS_NOCACHE or it is SETATTR, IOCTL, LOCK or ACCESS; and whatever check() put into ctx->allow. LINK and RENAME
+ * @label: Give a name its label. @ctx->label is the label of the directory, BOESFS_STRING_NAME and
+ *	boesfs_name_key() tell the name. Asked once per dentry and generation, so the answer may
+ *	depend on nothing else but @ctx->table and @ctx->policy_id. The root of a sandbox has label
+ *	0; the components of a mount's at= are asked for first. Optional: without it all labels are
+ *	0.
+ *	Return: the label, 0 to BOESFS_LABEL_MAX; below 0: everything at and below this name is
+ *	denied.
+ * @check: Decide an operation. @ctx tells operation, object and caller. Asked at each operation,
+ *	but if @flags has BOESFS_CACHE, what was allowed is not asked for again on the same dentry
+ *	in the same generation: the operation itself, unless check() sets BOESFS_NOCACHE or it is
+ *	SETATTR, IOCTL, LOCK or ACCESS; and whatever check() put into ctx->allow. LINK and RENAME
  *	are always asked.
  *	Return: 0 to allow, -errno to deny; what is neither denies with EPERM.
  * @flags: enum boesfs_program_flag.
- * @name: What the mount option policy= says. One program per name; BPF_LINK_UPDATE replaces it (and, with the same map,
- *	just raises the generation of all its policies). When it is detached, everything on its mounts is denied.
+ * @name: What the mount option policy= says. One program per name; BPF_LINK_UPDATE replaces it
+ *	(and, with the same map, just raises the generation of all its policies). When it is
+ *	detached, everything on its mounts is denied.
  */
 struct boesfs_policy_ops {
 	int (*label)(struct boesfs_ctx *ctx);
@@ -47,7 +51,7 @@ struct boesfs_policy_ops {
 /* What judges one operation from beginning to end; exchanged as a whole. */
 struct boesfs_epoch {
 	struct rcu_head rcu;
-	const struct boesfs_policy_ops *ops;	/* NULL: everything is denied */
+	const struct boesfs_policy_ops *ops; /* NULL: everything is denied */
 	u64 generation;
 	u64 table;
 };
@@ -57,11 +61,12 @@ struct boesfs_policy {
 	refcount_t refs;
 	u32 id;
 	struct boesfs_program *program;
-	struct list_head node;			/* in program->policies */
-	struct list_head mounts;		/* boesfs_sb.policy_node */
-	bool kept;				/* the loader's reference, until it forgets the policy */
+	struct list_head node;	 /* in program->policies */
+	struct list_head mounts; /* boesfs_sb.policy_node */
+	/* the loader's reference, until it forgets the policy */
+	bool kept;
 	struct boesfs_epoch __rcu *epoch;
-	u64 generation;				/* what epoch says, without one more dereference */
+	u64 generation; /* what epoch says, without one more dereference */
 };
 
 struct boesfs_policy *boesfs_policy_get(const char *name, struct bpf_link *link, u32 id);
@@ -74,10 +79,11 @@ int boesfs_policy_register(void);
 /* ---------------------------------------------------------------- super.c */
 
 struct boesfs_sb {
-	struct vfsmount *lower;			/* a private clone of the source's mount */
-	struct boesfs_policy *policy;		/* NULL: mounted with nopolicy */
+	struct vfsmount *lower;	      /* a private clone of the source's mount */
+	struct boesfs_policy *policy; /* NULL: mounted with nopolicy */
 	struct list_head policy_node;
-	u64 moves;				/* directories renamed: labels below them are void */
+	/* directories renamed: labels below them are void */
+	u64 moves;
 	spinlock_t moves_lock;
 	u64 instance;
 	char *at;
@@ -85,20 +91,31 @@ struct boesfs_sb {
 
 struct boesfs_inode {
 	struct inode *lower;
-	const struct file_operations *special;	/* what a device's or FIFO's inode is opened with */
+	const struct file_operations *special; /* what a device's or FIFO's inode is opened with */
 	struct inode vfs;
 };
 
-/* The policy's view of a name. Fields are written under d_lock; see boesfs_allowed() for how they are read. */
+/*
+ * What a lower dentry was when it was looked up may be over when its sequence count is read: the
+ * first walk over a name compares. No count that is not being written is odd.
+ */
+#define BOESFS_NOT_COMPARED (~0U)
+
+/*
+ * The policy's view of a name. Fields are written under d_lock; see boesfs_allowed() for how they
+ * are read.
+ */
 struct boesfs_dentry {
 	struct rcu_head rcu;
 	struct dentry *lower;
-	unsigned int lower_seq;			/* lower->d_seq when it was last compared */
-	unsigned int moving_seq;		/* our d_seq when a rename began */
-	bool moving;				/* a rename began, and perhaps d_move() has not been yet */
+	unsigned int lower_seq;	 /* lower->d_seq when it was last compared */
+	unsigned int moving_seq; /* our d_seq when a rename began */
+	/* a rename began, and perhaps d_move() has not been yet */
+	bool moving;
 	u32 label;
-	u64 stamp;				/* generation + moves that label and allowed belong to; 0: none */
-	u64 allowed;				/* a bit per operation */
+	/* generation + moves that label and allowed belong to; 0: none */
+	u64 stamp;
+	u64 allowed; /* a bit per operation */
 };
 
 extern const struct super_operations boesfs_super_ops;
@@ -138,7 +155,8 @@ static inline struct dentry *boesfs_lower_dentry(const struct dentry *dentry)
 
 static inline struct path boesfs_lower_path(const struct dentry *dentry)
 {
-	return (struct path){ .mnt = boesfs_sb(dentry->d_sb)->lower, .dentry = boesfs_lower_dentry(dentry) };
+	return (struct path){ .mnt = boesfs_sb(dentry->d_sb)->lower,
+			      .dentry = boesfs_lower_dentry(dentry) };
 }
 
 /* ---------------------------------------------------------------- dentry.c */
@@ -155,7 +173,7 @@ bool boesfs_attr_stale(const struct inode *inode);
 /* ---------------------------------------------------------------- xattr.c */
 
 ssize_t boesfs_listxattr(struct dentry *dentry, char *list, size_t size);
-extern const struct xattr_handler * const boesfs_xattr_handlers[];
+extern const struct xattr_handler *const boesfs_xattr_handlers[];
 struct posix_acl *boesfs_get_acl(struct mnt_idmap *idmap, struct dentry *dentry, int type);
 int boesfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_acl *acl, int type);
 
@@ -172,25 +190,27 @@ extern const struct file_operations boesfs_special_ops;
 
 /* An operation that is being judged. */
 struct boesfs_call {
-	struct boesfs_ctx ctx;			/* first: what the program sees */
+	struct boesfs_ctx ctx; /* first: what the program sees */
 	struct dentry *dentry;
-	struct dentry *other;			/* LINK, RENAME */
-	const struct qstr *name;		/* label() only */
-	const char *string;			/* XATTR, TARGET */
-	bool possible;				/* nobody tries it, so nobody is killed for it */
+	struct dentry *other;	 /* LINK, RENAME */
+	const struct qstr *name; /* label() only */
+	const char *string;	 /* XATTR, TARGET */
+	bool possible;		 /* nobody tries it, so nobody is killed for it */
 	struct boesfs_key key;
 };
 
 int boesfs_judge(struct boesfs_call *call);
-int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 access, u64 arg0, u64 arg1, u64 arg2);
+int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 access, u64 arg0, u64 arg1,
+		      u64 arg2);
 int boesfs_check_access(struct inode *inode, int mask);
 void boesfs_begin_move(struct dentry *dentry);
 void boesfs_void_labels(struct super_block *sb);
 
 /*
- * The generation that a verdict on this superblock has to belong to. Both terms only grow, so of the states that there were
- * no two have the same sum. Who stores a stamp has seen both terms at one time (get_view()); who reads a stamp and then
- * the terms finds neither smaller than it was for the stamp, so an equal sum is the same state.
+ * The generation that a verdict on this superblock has to belong to. Both terms only grow, so of
+ * the states that there were no two have the same sum. Who stores a stamp has seen both terms at
+ * one time (get_view()); who reads a stamp and then the terms finds neither smaller than it was for
+ * the stamp, so an equal sum is the same state.
  */
 static inline u64 boesfs_stamp(const struct boesfs_sb *sbi, u64 generation)
 {
@@ -198,10 +218,11 @@ static inline u64 boesfs_stamp(const struct boesfs_sb *sbi, u64 generation)
 }
 
 /**
- * boesfs_allowed - Is it known that the operation is allowed? The fast path: a compare and a bit; also in RCU-walk.
+ * boesfs_allowed - Is it known that the operation is allowed? The fast path: a compare and a bit;
+ * also in RCU-walk.
  *
- * A writer voids the stamp before it changes the bits and sets it after, so bits that are read behind a stamp are of that
- * stamp or of a later one.
+ * A writer voids the stamp before it changes the bits and sets it after, so bits that are read
+ * behind a stamp are of that stamp or of a later one.
  */
 static inline bool boesfs_allowed(const struct dentry *dentry, enum boesfs_op op)
 {
@@ -210,13 +231,18 @@ static inline bool boesfs_allowed(const struct dentry *dentry, enum boesfs_op op
 
 	if (!sbi->policy)
 		return true;
+	/* pairs with label_store(): the bits are read after the stamp */
 	if (smp_load_acquire(&bd->stamp) != boesfs_stamp(sbi, READ_ONCE(sbi->policy->generation)))
 		return false;
 	return READ_ONCE(bd->allowed) & BIT_ULL(op);
 }
 
-/* Judge an operation without arguments, or with those that decide nothing when the verdict is cached. 0 or -errno. */
-static inline int boesfs_check(struct dentry *dentry, enum boesfs_op op, u32 access, u64 arg0, u64 arg1, u64 arg2)
+/*
+ * Judge an operation without arguments, or with those that decide nothing when the verdict is
+ * cached. 0 or -errno.
+ */
+static inline int boesfs_check(struct dentry *dentry, enum boesfs_op op, u32 access, u64 arg0,
+			       u64 arg1, u64 arg2)
 {
 	if (likely(boesfs_allowed(dentry, op)))
 		return 0;

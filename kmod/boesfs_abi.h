@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * What the boesfs module, policy programs and user space agree on. This file is the only definition: the module and BPF
- * programs include it, user space reads it with -DBOESFS_CDEF (cffi) or by the enums in /sys/kernel/btf/boesfs.
+ * What the boesfs module, policy programs and user space agree on. This file is the only
+ * definition: the module and BPF programs include it, user space reads it with -DBOESFS_CDEF (cffi)
+ * or by the enums in /sys/kernel/btf/boesfs.
  *
- * Rules of change. Enumerators are appended, never renumbered or reused. A new operation, flag or field in reserved
- * space raises BOESFS_ABI_MINOR: an old program goes on working, for what it does not know it is asked all the same, and
- * it has to deny it. Anything else raises BOESFS_ABI_MAJOR, and a loader refuses a module of another major number.
- * The module tells its version in /sys/module/boesfs/parameters/abi as "MAJOR.MINOR".
+ * Rules of change. Enumerators are appended, never renumbered or reused. A new operation, flag or
+ * field in reserved space raises BOESFS_ABI_MINOR: an old program goes on working, for what it does
+ * not know it is asked all the same, and it has to deny it. Anything else raises BOESFS_ABI_MAJOR,
+ * and a loader refuses a module of another major number. The module tells its version in
+ * /sys/module/boesfs/parameters/abi as "MAJOR.MINOR".
  */
 #ifndef BOESFS_ABI_H
 #define BOESFS_ABI_H
@@ -21,98 +23,104 @@ enum boesfs_abi_version {
 };
 
 enum boesfs_limits {
-	BOESFS_PROGRAM_NAME_MAX = 32,	/* with the final NUL */
-	BOESFS_KEY_NAME = 58,		/* bytes of a name in one key */
+	BOESFS_PROGRAM_NAME_MAX = 32, /* with the final NUL */
+	BOESFS_KEY_NAME = 58,	      /* bytes of a name in one key */
 	BOESFS_KEY_SIZE = 64,
 	BOESFS_ARGS = 4,
 	BOESFS_LABEL_MAX = 0x7fffffff,
 };
 
 /*
- * Operations. 0 to 22 are those of the original BoesFS, with its numbers. The comment tells the arguments in arg[]; an
- * argument that is not told is 0.
+ * Operations. 0 to 22 are those of the original BoesFS, with its numbers. The comment tells the
+ * arguments in arg[]; an argument that is not told is 0.
  */
 enum boesfs_op {
-	BOESFS_OP_INIT = 0,		/* never asked: the original's mount */
-	BOESFS_OP_DESTROY = 1,		/* never asked: the original's umount */
-	BOESFS_OP_READ = 2,		/* length, offset; also readv, AIO, splice, copy, and mappings (0, 0) */
-	BOESFS_OP_WRITE = 3,		/* length, offset; as READ */
-	BOESFS_OP_LOOKUP = 4,		/* a name that exists, at each walk over it */
-	BOESFS_OP_OPEN = 5,		/* open(2)'s flags */
-	BOESFS_OP_MKDIR = 6,		/* mode */
+	BOESFS_OP_INIT = 0,    /* never asked: the original's mount */
+	BOESFS_OP_DESTROY = 1, /* never asked: the original's umount */
+	/* length, offset; also readv, AIO, splice, copy, and mappings (0, 0) */
+	BOESFS_OP_READ = 2,
+	BOESFS_OP_WRITE = 3,  /* length, offset; as READ */
+	BOESFS_OP_LOOKUP = 4, /* a name that exists, at each walk over it */
+	BOESFS_OP_OPEN = 5,   /* open(2)'s flags */
+	BOESFS_OP_MKDIR = 6,  /* mode */
 	BOESFS_OP_UNLINK = 7,
 	BOESFS_OP_RMDIR = 8,
-	BOESFS_OP_MKNOD = 9,		/* mode, device number */
-	BOESFS_OP_CREATE = 10,		/* mode */
-	BOESFS_OP_LINK = 11,		/* the object is the old name, other the new one */
-	BOESFS_OP_SYMLINK = 12,		/* the object is the new name; string TARGET */
-	BOESFS_OP_RENAME = 13,		/* flags; the object is the old name, other the new one */
-	BOESFS_OP_SETATTR = 14,		/* mode, uid, gid, size; access tells which of them, enum boesfs_attr */
+	BOESFS_OP_MKNOD = 9,	/* mode, device number */
+	BOESFS_OP_CREATE = 10,	/* mode */
+	BOESFS_OP_LINK = 11,	/* the object is the old name, other the new one */
+	BOESFS_OP_SYMLINK = 12, /* the object is the new name; string TARGET */
+	BOESFS_OP_RENAME = 13,	/* flags; the object is the old name, other the new one */
+	/* mode, uid, gid, size; access tells which of them, enum boesfs_attr */
+	BOESFS_OP_SETATTR = 14,
 	BOESFS_OP_GETATTR = 15,
-	BOESFS_OP_LLSEEK = 16,		/* offset, whence */
-	BOESFS_OP_ITERATE = 17,		/* reading a directory */
-	BOESFS_OP_MMAP = 18,		/* start, end; access: PROT_ bits, and MAP_SHARED << 8 */
-	BOESFS_OP_LOOKUP2 = 19,		/* never asked: LOOKUP is asked at each walk */
+	BOESFS_OP_LLSEEK = 16,	/* offset, whence */
+	BOESFS_OP_ITERATE = 17, /* reading a directory */
+	BOESFS_OP_MMAP = 18,	/* start, end; access: PROT_ bits, and MAP_SHARED << 8 */
+	BOESFS_OP_LOOKUP2 = 19, /* never asked: LOOKUP is asked at each walk */
 	BOESFS_OP_STATFS = 20,
-	BOESFS_OP_FSYNC = 21,		/* datasync */
-	BOESFS_OP_DEFAULT = 22,		/* never asked: the original's placeholder */
+	BOESFS_OP_FSYNC = 21,	/* datasync */
+	BOESFS_OP_DEFAULT = 22, /* never asked: the original's placeholder */
 	/* ABI 1.0: what the original left open */
-	BOESFS_OP_PROBE = 23,		/* looking for a name that does not exist */
-	BOESFS_OP_READLINK = 24,	/* also following the link */
-	BOESFS_OP_GETXATTR = 25,	/* string XATTR; also ACLs */
-	BOESFS_OP_SETXATTR = 26,	/* size, flags; string XATTR; also ACLs */
+	BOESFS_OP_PROBE = 23,	 /* looking for a name that does not exist */
+	BOESFS_OP_READLINK = 24, /* also following the link */
+	BOESFS_OP_GETXATTR = 25, /* string XATTR; also ACLs */
+	BOESFS_OP_SETXATTR = 26, /* size, flags; string XATTR; also ACLs */
 	BOESFS_OP_LISTXATTR = 27,
-	BOESFS_OP_REMOVEXATTR = 28,	/* string XATTR; also ACLs */
-	BOESFS_OP_IOCTL = 29,		/* command */
-	BOESFS_OP_FALLOCATE = 30,	/* mode, offset, length */
-	BOESFS_OP_TMPFILE = 31,		/* mode; the object is the new file, which has no name */
-	BOESFS_OP_EXEC = 32,		/* beside OPEN: execve(2), its interpreter and loader */
-	BOESFS_OP_ACCESS = 33,		/* access(2); access: R_OK, W_OK, X_OK */
-	BOESFS_OP_LOCK = 34,		/* type (F_RDLCK …), start, end */
+	BOESFS_OP_REMOVEXATTR = 28, /* string XATTR; also ACLs */
+	BOESFS_OP_IOCTL = 29,	    /* command */
+	BOESFS_OP_FALLOCATE = 30,   /* mode, offset, length */
+	BOESFS_OP_TMPFILE = 31,	    /* mode; the object is the new file, which has no name */
+	BOESFS_OP_EXEC = 32,	    /* beside OPEN: execve(2), its interpreter and loader */
+	BOESFS_OP_ACCESS = 33,	    /* access(2); access: R_OK, W_OK, X_OK */
+	BOESFS_OP_LOCK = 34,	    /* type (F_RDLCK …), start, end */
 	BOESFS_OP_NR,
 };
 
 /* What SETATTR is about to change: boesfs_ctx.access. */
 enum boesfs_attr {
-	BOESFS_ATTR_MODE = 1 << 0,	/* chmod */
-	BOESFS_ATTR_UID = 1 << 1,	/* chown */
+	BOESFS_ATTR_MODE = 1 << 0, /* chmod */
+	BOESFS_ATTR_UID = 1 << 1,  /* chown */
 	BOESFS_ATTR_GID = 1 << 2,
-	BOESFS_ATTR_SIZE = 1 << 3,	/* truncate; with O_TRUNC too */
-	BOESFS_ATTR_ATIME = 1 << 4,	/* utimes */
+	BOESFS_ATTR_SIZE = 1 << 3,  /* truncate; with O_TRUNC too */
+	BOESFS_ATTR_ATIME = 1 << 4, /* utimes */
 	BOESFS_ATTR_MTIME = 1 << 5,
-	BOESFS_ATTR_FLAGS = 1 << 6,	/* chattr */
+	BOESFS_ATTR_FLAGS = 1 << 6, /* chattr */
 };
 
 /* What a program may write into boesfs_ctx.flags. */
 enum boesfs_verdict_flag {
-	BOESFS_KILL = 1 << 0,		/* with a denial: SIGKILL to the caller's process and its PID namespace's init */
-	BOESFS_NOCACHE = 1 << 1,	/* ask again next time: this answer depends on more than object and operation */
+	/* with a denial: SIGKILL to the caller's process and its PID namespace's init */
+	BOESFS_KILL = 1 << 0,
+	/* ask again next time: this answer depends on more than object and operation */
+	BOESFS_NOCACHE = 1 << 1,
 };
 
 /* boesfs_policy_ops.flags */
 enum boesfs_program_flag {
-	BOESFS_CACHE = 1 << 0,		/* what is allowed once is allowed until the policy is replaced */
+	/* what is allowed once is allowed until the policy is replaced */
+	BOESFS_CACHE = 1 << 0,
 	BOESFS_PROGRAM_FLAGS = BOESFS_CACHE,
 };
 
 /* The flags of boesfs_policy_replace(). */
 enum boesfs_replace_flag {
-	BOESFS_REPLACE_KILL_MAPPED = 1 << 0,	/* SIGKILL to whoever has a file of this policy's mounts mapped */
+	/* SIGKILL to whoever has a file of this policy's mounts mapped */
+	BOESFS_REPLACE_KILL_MAPPED = 1 << 0,
 	BOESFS_REPLACE_FLAGS = BOESFS_REPLACE_KILL_MAPPED,
 };
 
 /* The strings that boesfs_ctx_string() can tell. */
 enum boesfs_string {
-	BOESFS_STRING_NAME = 0,		/* the object's last component */
-	BOESFS_STRING_PATH = 1,		/* the object's path in the sandbox */
-	BOESFS_STRING_OTHER_PATH = 2,	/* LINK, RENAME: the new path */
-	BOESFS_STRING_XATTR = 3,	/* the attribute's name */
-	BOESFS_STRING_TARGET = 4,	/* SYMLINK: what it points to */
+	BOESFS_STRING_NAME = 0,	      /* the object's last component */
+	BOESFS_STRING_PATH = 1,	      /* the object's path in the sandbox */
+	BOESFS_STRING_OTHER_PATH = 2, /* LINK, RENAME: the new path */
+	BOESFS_STRING_XATTR = 3,      /* the attribute's name */
+	BOESFS_STRING_TARGET = 4,     /* SYMLINK: what it points to */
 };
 
 /**
  * struct boesfs_ctx - What a policy program is asked, and where it answers.
- * @op:		enum boesfs_op; in label() undefined
+ * @op:	enum boesfs_op; in label() undefined
  * @access:	finer than @op, for operations that say so
  * @label:	the object's label; in label() that of its parent
  * @other_label: LINK, RENAME: the label of the new name
@@ -129,9 +137,10 @@ enum boesfs_string {
  * @tid:	the caller's thread id, in the initial PID namespace
  * @flags:	written by the program: enum boesfs_verdict_flag
  * @arg:	the operation's arguments
- * @allow:	written by the program: operations (1 << enum boesfs_op) that it allows on this object for as long as the
- *		policy is not replaced, whatever their arguments and whoever calls. It is not asked for them again. LINK
- *		and RENAME are always asked: they have two objects.
+ * @allow:	written by the program: operations (1 << enum boesfs_op) that it allows on this
+ *		object for as long as the policy is not replaced, whatever their arguments and
+ *		whoever calls. It is not asked for them again. LINK and RENAME are always asked:
+ *		they have two objects.
  */
 struct boesfs_ctx {
 	__u32 op;
@@ -151,7 +160,8 @@ struct boesfs_ctx {
 	__u32 tid;
 	__u32 flags;
 #ifdef __KERNEL__
-	void *no_scalar[0];	/* of scalars alone, the verifier would take any memory of the program's for a context */
+	/* of scalars alone, the verifier would take any memory of the program's for a context */
+	void *no_scalar[0];
 #endif
 	__u64 arg[BOESFS_ARGS];
 	__u64 allow;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What differs between kernels, by what probe.sh found in their headers. No other file looks at versions. */
+/*
+ * What differs between kernels, by what probe.sh found in their headers. No other file looks at
+ * versions.
+ */
 #ifndef BOESFS_COMPAT_H
 #define BOESFS_COMPAT_H
 
@@ -15,12 +18,19 @@
 #define boesfs_user_of(file) (&(file)->f_path)
 #endif
 
-/* The lower file is used with the caller's credentials, not with those of whoever opened the file: set-id bits go by them. */
+/*
+ * The lower file is used with the caller's credentials, not with those of whoever opened the file:
+ * set-id bits go by them.
+ */
+static inline struct backing_file_ctx boesfs_backing_ctx(struct file *file)
+{
+	return (struct backing_file_ctx){
+		.cred = current_cred(),
 #ifdef BOESFS_CTX_USER_FILE
-#define BOESFS_BACKING_CTX(file) .cred = current_cred(), .user_file = (file)
-#else
-#define BOESFS_BACKING_CTX(file) .cred = current_cred()
+		.user_file = file,
 #endif
+	};
+}
 
 #ifdef BOESFS_FILE_KATTR
 #define boesfs_fileattr file_kattr
@@ -38,12 +48,12 @@
 #ifdef BOESFS_NOSETLEASE
 #define BOESFS_NO_LEASES .setlease = simple_nosetlease,
 #else
-#define BOESFS_NO_LEASES	/* no ->setlease, no leases */
+#define BOESFS_NO_LEASES /* no ->setlease, no leases */
 #endif
 
 static inline ssize_t boesfs_backing_splice_read(struct file *in, struct file *lower, loff_t *pos,
-						 struct pipe_inode_info *pipe, size_t len, unsigned int flags,
-						 struct backing_file_ctx *ctx)
+						 struct pipe_inode_info *pipe, size_t len,
+						 unsigned int flags, struct backing_file_ctx *ctx)
 {
 #ifdef BOESFS_SPLICE_KIOCB
 	struct kiocb iocb;
@@ -59,9 +69,9 @@ static inline ssize_t boesfs_backing_splice_read(struct file *in, struct file *l
 #endif
 }
 
-static inline ssize_t boesfs_backing_splice_write(struct pipe_inode_info *pipe, struct file *out, struct file *lower,
-						  loff_t *pos, size_t len, unsigned int flags,
-						  struct backing_file_ctx *ctx)
+static inline ssize_t boesfs_backing_splice_write(struct pipe_inode_info *pipe, struct file *out,
+						  struct file *lower, loff_t *pos, size_t len,
+						  unsigned int flags, struct backing_file_ctx *ctx)
 {
 #ifdef BOESFS_SPLICE_KIOCB
 	struct kiocb iocb;
@@ -77,8 +87,8 @@ static inline ssize_t boesfs_backing_splice_write(struct pipe_inode_info *pipe, 
 #endif
 }
 
-static inline int boesfs_call_revalidate(struct dentry *parent, const struct qstr *name, struct dentry *dentry,
-					 unsigned int flags)
+static inline int boesfs_call_revalidate(struct dentry *parent, const struct qstr *name,
+					 struct dentry *dentry, unsigned int flags)
 {
 #ifdef BOESFS_D_REVALIDATE_DIR
 	return dentry->d_op->d_revalidate(d_inode(parent), name, dentry, flags);
@@ -87,7 +97,8 @@ static inline int boesfs_call_revalidate(struct dentry *parent, const struct qst
 #endif
 }
 
-static inline struct dentry *boesfs_lookup_lower(struct mnt_idmap *idmap, const struct qstr *name, struct dentry *parent)
+static inline struct dentry *boesfs_lookup_lower(struct mnt_idmap *idmap, const struct qstr *name,
+						 struct dentry *parent)
 {
 #ifdef BOESFS_LOOKUP_QSTR
 	return lookup_one_unlocked(idmap, &QSTR_LEN(name->name, name->len), parent);
@@ -96,7 +107,8 @@ static inline struct dentry *boesfs_lookup_lower(struct mnt_idmap *idmap, const 
 #endif
 }
 
-static inline int boesfs_vfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+static inline int boesfs_vfs_create(struct mnt_idmap *idmap, struct inode *dir,
+				    struct dentry *dentry, umode_t mode)
 {
 #ifdef BOESFS_CREATE_DELEGATED
 	return vfs_create(idmap, dentry, mode, NULL);
@@ -105,8 +117,8 @@ static inline int boesfs_vfs_create(struct mnt_idmap *idmap, struct inode *dir, 
 #endif
 }
 
-static inline int boesfs_vfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode,
-				   dev_t dev)
+static inline int boesfs_vfs_mknod(struct mnt_idmap *idmap, struct inode *dir,
+				   struct dentry *dentry, umode_t mode, dev_t dev)
 {
 #ifdef BOESFS_CREATE_DELEGATED
 	return vfs_mknod(idmap, dir, dentry, mode, dev, NULL);
@@ -115,8 +127,8 @@ static inline int boesfs_vfs_mknod(struct mnt_idmap *idmap, struct inode *dir, s
 #endif
 }
 
-static inline int boesfs_vfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
-				     const char *target)
+static inline int boesfs_vfs_symlink(struct mnt_idmap *idmap, struct inode *dir,
+				     struct dentry *dentry, const char *target)
 {
 #ifdef BOESFS_CREATE_DELEGATED
 	return vfs_symlink(idmap, dir, dentry, target, NULL);
@@ -125,7 +137,8 @@ static inline int boesfs_vfs_symlink(struct mnt_idmap *idmap, struct inode *dir,
 #endif
 }
 
-static inline int boesfs_vfs_rmdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry)
+static inline int boesfs_vfs_rmdir(struct mnt_idmap *idmap, struct inode *dir,
+				   struct dentry *dentry)
 {
 #ifdef BOESFS_CREATE_DELEGATED
 	return vfs_rmdir(idmap, dir, dentry, NULL);
@@ -135,10 +148,12 @@ static inline int boesfs_vfs_rmdir(struct mnt_idmap *idmap, struct inode *dir, s
 }
 
 /*
- * A directory that is made may get another dentry than the one that was looked up (NFS): then *DENTRY is not hashed, and the
- * next lookup finds the right one. Takes the parent's lock and gives it back.
+ * A directory that is made may get another dentry than the one that was looked up (NFS): then
+ * *DENTRY is not hashed, and the next lookup finds the right one. Takes the parent's lock and gives
+ * it back.
  */
-static inline int boesfs_vfs_mkdir(struct mnt_idmap *idmap, struct dentry *parent, struct dentry *dentry, umode_t mode)
+static inline int boesfs_vfs_mkdir(struct mnt_idmap *idmap, struct dentry *parent,
+				   struct dentry *dentry, umode_t mode)
 {
 	struct inode *dir = d_inode(parent);
 #ifdef BOESFS_START_CREATING
@@ -146,7 +161,7 @@ static inline int boesfs_vfs_mkdir(struct mnt_idmap *idmap, struct dentry *paren
 
 	if (IS_ERR(made))
 		return PTR_ERR(made);
-	made = vfs_mkdir(idmap, dir, made, mode, NULL);	/* an error has unlocked the parent */
+	made = vfs_mkdir(idmap, dir, made, mode, NULL); /* an error has unlocked the parent */
 	if (IS_ERR(made))
 		return PTR_ERR(made);
 	end_creating(made);
@@ -173,9 +188,12 @@ static inline int boesfs_vfs_mkdir(struct mnt_idmap *idmap, struct dentry *paren
 #endif
 }
 
-/* Takes the parents' locks and gives them back. -ESTALE: something was moved or removed meanwhile. */
-static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_parent, struct dentry *old,
-				    struct dentry *new_parent, struct dentry *new, unsigned int flags)
+/*
+ * Takes the parents' locks and gives them back. -ESTALE: something was moved or removed meanwhile.
+ */
+static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_parent,
+				    struct dentry *old, struct dentry *new_parent,
+				    struct dentry *new, unsigned int flags)
 {
 #ifdef BOESFS_START_RENAMING
 	struct renamedata rd = {
@@ -206,7 +224,8 @@ static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_
 
 	if (IS_ERR(trap))
 		return PTR_ERR(trap);
-	if (old->d_parent != old_parent || d_unhashed(old) || new->d_parent != new_parent || d_unhashed(new))
+	if (old->d_parent != old_parent || d_unhashed(old) || new->d_parent != new_parent ||
+	    d_unhashed(new))
 		err = -ESTALE;
 	else if (trap == old)
 		err = -EINVAL;
@@ -219,7 +238,8 @@ static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_
 #endif
 }
 
-static inline void boesfs_set_dentry_ops(struct super_block *sb, const struct dentry_operations *ops)
+static inline void boesfs_set_dentry_ops(struct super_block *sb,
+					 const struct dentry_operations *ops)
 {
 #ifdef BOESFS_SET_DEFAULT_D_OP
 	set_default_d_op(sb, ops);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Names. Each dentry holds the lower dentry of the same name. The lower one's sequence count changes with everything that
- * can happen to it behind us (rename, unlink, creation, replacement), so comparing it is the whole of revalidation as long
- * as nothing did.
+ * Names. Each dentry holds the lower dentry of the same name. The lower one's sequence count
+ * changes with everything that can happen to it behind us (rename, unlink, creation, replacement),
+ * so comparing it is the whole of revalidation as long as nothing did.
  */
 #include <linux/namei.h>
 #include <linux/slab.h>
@@ -18,7 +18,7 @@ int boesfs_dentry_alloc(struct dentry *dentry, struct dentry *lower)
 		return -ENOMEM;
 	}
 	bd->lower = lower;
-	bd->lower_seq = raw_read_seqcount(&lower->d_seq);
+	bd->lower_seq = BOESFS_NOT_COMPARED;
 	dentry->d_fsdata = bd;
 	return 0;
 }
@@ -29,7 +29,7 @@ static void boesfs_d_release(struct dentry *dentry)
 
 	if (bd) {
 		dput(bd->lower);
-		kfree_rcu(bd, rcu);	/* RCU-walk and find_label() may still look at it */
+		kfree_rcu(bd, rcu); /* RCU-walk and find_label() may still look at it */
 	}
 }
 
@@ -40,7 +40,8 @@ static bool same_name(struct dentry *dentry, struct dentry *lower)
 
 	take_dentry_name_snapshot(&ours, dentry);
 	take_dentry_name_snapshot(&theirs, lower);
-	same = ours.name.len == theirs.name.len && !memcmp(ours.name.name, theirs.name.name, ours.name.len);
+	same = ours.name.len == theirs.name.len &&
+	       !memcmp(ours.name.name, theirs.name.name, ours.name.len);
 	release_dentry_name_snapshot(&ours);
 	release_dentry_name_snapshot(&theirs);
 	return same;
@@ -116,13 +117,14 @@ static int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 	if (flags & LOOKUP_RCU)
 		return -ECHILD;
 	if (flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET) && op == BOESFS_OP_PROBE)
-		return 1;	/* CREATE, MKDIR, RENAME … are asked instead */
+		return 1; /* CREATE, MKDIR, RENAME … are asked instead */
 	ret = boesfs_check_slow(dentry, op, 0, flags, 0, 0);
 	return ret ? ret : 1;
 }
 
 #ifdef BOESFS_D_REVALIDATE_DIR
-static int boesfs_d_revalidate(struct inode *dir, const struct qstr *name, struct dentry *dentry, unsigned int flags)
+static int boesfs_d_revalidate(struct inode *dir, const struct qstr *name, struct dentry *dentry,
+			       unsigned int flags)
 #else
 static int boesfs_d_revalidate(struct dentry *dentry, unsigned int flags)
 #endif

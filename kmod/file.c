@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Open files. Each holds the lower file it was opened with, and data goes through the kernel's backing-file helpers: the
- * page cache is the lower file's alone. Every operation is judged when it is called, by the label of the name that the
- * file was opened by, so a new policy holds for open descriptors too.
+ * Open files. Each holds the lower file it was opened with, and data goes through the kernel's
+ * backing-file helpers: the page cache is the lower file's alone. Every operation is judged when it
+ * is called, by the label of the name that the file was opened by, so a new policy holds for open
+ * descriptors too.
  */
 #include <linux/backing-file.h>
 #include <linux/filelock.h>
@@ -14,8 +15,9 @@
 #include "boesfs.h"
 
 /*
- * What F_SETFL may change after the lower file was opened. Not O_APPEND: the lower file never has it, whether a write appends
- * is said with each (RWF_APPEND), and RWF_NOAPPEND could not be passed on otherwise.
+ * What F_SETFL may change after the lower file was opened. Not O_APPEND: the lower file never has
+ * it, whether a write appends is said with each (RWF_APPEND), and RWF_NOAPPEND could not be passed
+ * on otherwise.
  */
 #define BOESFS_SETFL_MASK (O_NONBLOCK | O_NDELAY | O_DIRECT | O_NOATIME)
 
@@ -62,9 +64,11 @@ static int boesfs_open(struct inode *inode, struct file *file)
 
 	if (err)
 		return err;
-	if (unlikely(i_size_read(inode) != i_size_read(d_inode(path.dentry)) || boesfs_attr_stale(inode)))
+	if (unlikely(i_size_read(inode) != i_size_read(d_inode(path.dentry)) ||
+		     boesfs_attr_stale(inode)))
 		boesfs_copy_attr(inode);
-	lower = backing_file_open(boesfs_user_of(file), file->f_flags & ~BOESFS_NOT_BELOW, &path, current_cred());
+	lower = backing_file_open(boesfs_user_of(file), file->f_flags & ~BOESFS_NOT_BELOW, &path,
+				  current_cred());
 	if (IS_ERR(lower))
 		return PTR_ERR(lower);
 	file->private_data = lower;
@@ -85,7 +89,7 @@ static int boesfs_release(struct inode *inode, struct file *file)
 {
 	struct file *lower = file->private_data;
 
-	locks_remove_posix(lower, file);	/* F_OFD_SETLK's; flock's go with the lower file */
+	locks_remove_posix(lower, file); /* F_OFD_SETLK's; flock's go with the lower file */
 	fput(lower);
 	return 0;
 }
@@ -110,7 +114,7 @@ static int boesfs_special_open(struct inode *inode, struct file *file)
 static ssize_t boesfs_read_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
 	struct file *file = iocb->ki_filp;
-	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(file) };
+	struct backing_file_ctx ctx = boesfs_backing_ctx(file);
 	int err = check_file(file, BOESFS_OP_READ, iov_iter_count(iter), iocb->ki_pos, 0);
 
 	if (unlikely(err))
@@ -131,9 +135,9 @@ static void end_write(struct file *file, loff_t pos, ssize_t written)
 #endif
 
 /*
- * The helpers remove set-id bits and capabilities from our inode, without its lock, unless it is S_NOSEC, as ours are: the
- * lower filesystem removes its own. chmod(2) and setxattr(2) take the flag away until we give it back, under the inode's
- * lock, so who writes holds it shared.
+ * The helpers remove set-id bits and capabilities from our inode, without its lock, unless it is
+ * S_NOSEC, as ours are: the lower filesystem removes its own. chmod(2) and setxattr(2) take the
+ * flag away until we give it back, under the inode's lock, so who writes holds it shared.
  */
 static int lock_for_writing(struct inode *inode, bool nowait)
 {
@@ -147,22 +151,23 @@ static int lock_for_writing(struct inode *inode, bool nowait)
 static ssize_t boesfs_write_iter(struct kiocb *iocb, struct iov_iter *iter)
 {
 	struct file *file = iocb->ki_filp;
-	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(file), .end_write = end_write };
+	struct backing_file_ctx ctx = boesfs_backing_ctx(file);
 	ssize_t ret = check_file(file, BOESFS_OP_WRITE, iov_iter_count(iter), iocb->ki_pos, 0);
 
 	if (!ret)
 		ret = lock_for_writing(file_inode(file), iocb->ki_flags & IOCB_NOWAIT);
 	if (unlikely(ret))
 		return ret;
+	ctx.end_write = end_write;
 	ret = backing_file_write_iter(lower_file(file), iter, iocb, iocb->ki_flags, &ctx);
 	inode_unlock_shared(file_inode(file));
 	return ret;
 }
 
-static ssize_t boesfs_splice_read(struct file *in, loff_t *pos, struct pipe_inode_info *pipe, size_t len,
-				  unsigned int flags)
+static ssize_t boesfs_splice_read(struct file *in, loff_t *pos, struct pipe_inode_info *pipe,
+				  size_t len, unsigned int flags)
 {
-	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(in) };
+	struct backing_file_ctx ctx = boesfs_backing_ctx(in);
 	int err = check_file(in, BOESFS_OP_READ, len, *pos, 0);
 
 	if (err)
@@ -170,15 +175,16 @@ static ssize_t boesfs_splice_read(struct file *in, loff_t *pos, struct pipe_inod
 	return boesfs_backing_splice_read(in, lower_file(in), pos, pipe, len, flags, &ctx);
 }
 
-static ssize_t boesfs_splice_write(struct pipe_inode_info *pipe, struct file *out, loff_t *pos, size_t len,
-				   unsigned int flags)
+static ssize_t boesfs_splice_write(struct pipe_inode_info *pipe, struct file *out, loff_t *pos,
+				   size_t len, unsigned int flags)
 {
-	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(out), .end_write = end_write };
+	struct backing_file_ctx ctx = boesfs_backing_ctx(out);
 	ssize_t ret = check_file(out, BOESFS_OP_WRITE, len, *pos, 0);
 
 	if (ret)
 		return ret;
 	inode_lock_shared(file_inode(out));
+	ctx.end_write = end_write;
 	ret = boesfs_backing_splice_write(pipe, out, lower_file(out), pos, len, flags, &ctx);
 	inode_unlock_shared(file_inode(out));
 	return ret;
@@ -188,15 +194,17 @@ static int check_two(struct file *in, loff_t pos_in, struct file *out, loff_t po
 {
 	int err;
 
-	/* The VFS compares the operations only, and another module's file is not ours to look into. */
+	/*
+	 * The VFS compares the operations only, and another module's file is not ours to look into.
+	 */
 	if (in->f_op != &boesfs_file_ops || out->f_op != &boesfs_file_ops)
 		return -EXDEV;
 	err = check_file(in, BOESFS_OP_READ, len, pos_in, 0);
 	return err ? err : check_file(out, BOESFS_OP_WRITE, len, pos_out, 0);
 }
 
-static ssize_t boesfs_copy_file_range(struct file *in, loff_t pos_in, struct file *out, loff_t pos_out, size_t len,
-				      unsigned int flags)
+static ssize_t boesfs_copy_file_range(struct file *in, loff_t pos_in, struct file *out,
+				      loff_t pos_out, size_t len, unsigned int flags)
 {
 	ssize_t ret = check_two(in, pos_in, out, pos_out, len);
 
@@ -207,8 +215,8 @@ static ssize_t boesfs_copy_file_range(struct file *in, loff_t pos_in, struct fil
 	return ret;
 }
 
-static loff_t boesfs_remap_file_range(struct file *in, loff_t pos_in, struct file *out, loff_t pos_out, loff_t len,
-				      unsigned int flags)
+static loff_t boesfs_remap_file_range(struct file *in, loff_t pos_in, struct file *out,
+				      loff_t pos_out, loff_t len, unsigned int flags)
 {
 	loff_t ret;
 
@@ -218,7 +226,8 @@ static loff_t boesfs_remap_file_range(struct file *in, loff_t pos_in, struct fil
 	if (ret)
 		return ret;
 	if (flags & REMAP_FILE_DEDUP)
-		return vfs_dedupe_file_range_one(lower_file(in), pos_in, lower_file(out), pos_out, len, flags);
+		return vfs_dedupe_file_range_one(lower_file(in), pos_in, lower_file(out), pos_out,
+						 len, flags);
 	ret = vfs_clone_file_range(lower_file(in), pos_in, lower_file(out), pos_out, len, flags);
 	boesfs_copy_attr(file_inode(out));
 	return ret;
@@ -236,12 +245,13 @@ static long boesfs_fallocate(struct file *file, int mode, loff_t offset, loff_t 
 }
 
 /*
- * A mapping lets its owner read, and write if it is shared, for as long as it lives; mprotect(2) asks nobody. So READ and
- * WRITE are asked for what it may become, and what may not be written cannot be made writable later.
+ * A mapping lets its owner read, and write if it is shared, for as long as it lives; mprotect(2)
+ * asks nobody. So READ and WRITE are asked for what it may become, and what may not be written
+ * cannot be made writable later.
  */
 static int boesfs_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	struct backing_file_ctx ctx = { BOESFS_BACKING_CTX(file) };
+	struct backing_file_ctx ctx = boesfs_backing_ctx(file);
 	bool shared = vma->vm_flags & VM_SHARED;
 	u32 access = 0;
 	int err;
@@ -254,7 +264,8 @@ static int boesfs_mmap(struct file *file, struct vm_area_struct *vma)
 		access |= PROT_EXEC;
 	if (shared)
 		access |= MAP_SHARED << 8;
-	err = boesfs_check(file->f_path.dentry, BOESFS_OP_MMAP, access, vma->vm_start, vma->vm_end, 0);
+	err = boesfs_check(file->f_path.dentry, BOESFS_OP_MMAP, access, vma->vm_start, vma->vm_end,
+			   0);
 	if (!err)
 		err = check_file(file, BOESFS_OP_READ, 0, 0, 0);
 	if (!err && shared && vma->vm_flags & VM_MAYWRITE) {
@@ -284,7 +295,7 @@ static loff_t boesfs_llseek(struct file *file, loff_t offset, int whence)
 	if (whence == SEEK_CUR && !offset)
 		return file->f_pos;
 	lower = lower_file(file);
-	inode_lock(inode);	/* the lower file's position is used */
+	inode_lock(inode); /* the lower file's position is used */
 	lower->f_pos = file->f_pos;
 	ret = vfs_llseek(lower, offset, whence);
 	file->f_pos = lower->f_pos;
@@ -305,8 +316,9 @@ static int boesfs_fadvise(struct file *file, loff_t offset, loff_t len, int advi
 }
 
 /*
- * What an ioctl does depends on the lower filesystem, and some take or make descriptors. Those go down that only tell
- * about the file; the VFS serves the usual others (attributes, FIONREAD, FICLONE …) by the operations above.
+ * What an ioctl does depends on the lower filesystem, and some take or make descriptors. Those go
+ * down that only tell about the file; the VFS serves the usual others (attributes, FIONREAD,
+ * FICLONE …) by the operations above.
  */
 static long boesfs_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
@@ -320,7 +332,10 @@ static long boesfs_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return -ENOTTY;
 }
 
-/* ------------------------------------------------------------- locks: those of the lower file, which others may share */
+/*
+ * ------------------------------------------------------------- locks: those of the lower file,
+ * which others may share
+ */
 
 static int check_lock(struct file *file, const struct file_lock *lock)
 {
@@ -339,7 +354,7 @@ static int boesfs_lock(struct file *file, int cmd, struct file_lock *lock)
 		err = vfs_test_lock(lower, lock);
 	else
 		err = vfs_lock_file(lower, cmd, lock, NULL);
-	lock->c.flc_file = locked;	/* who waits comes again */
+	lock->c.flc_file = locked; /* who waits comes again */
 	return err;
 }
 
@@ -372,44 +387,40 @@ static int boesfs_iterate(struct file *file, struct dir_context *ctx)
 	return err;
 }
 
-const struct file_operations boesfs_file_ops = {
-	.owner = THIS_MODULE,
-	.open = boesfs_open,
-	.flush = boesfs_flush,
-	.release = boesfs_release,
-	.llseek = boesfs_llseek,
-	.read_iter = boesfs_read_iter,
-	.write_iter = boesfs_write_iter,
-	.splice_read = boesfs_splice_read,
-	.splice_write = boesfs_splice_write,
-	.copy_file_range = boesfs_copy_file_range,
-	.remap_file_range = boesfs_remap_file_range,
-	.mmap = boesfs_mmap,
-	.fsync = boesfs_fsync,
-	.fallocate = boesfs_fallocate,
-	.fadvise = boesfs_fadvise,
-	.unlocked_ioctl = boesfs_ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
-	.lock = boesfs_lock,
-	.flock = boesfs_flock,
-	BOESFS_NO_LEASES
-};
+const struct file_operations boesfs_file_ops = { .owner = THIS_MODULE,
+						 .open = boesfs_open,
+						 .flush = boesfs_flush,
+						 .release = boesfs_release,
+						 .llseek = boesfs_llseek,
+						 .read_iter = boesfs_read_iter,
+						 .write_iter = boesfs_write_iter,
+						 .splice_read = boesfs_splice_read,
+						 .splice_write = boesfs_splice_write,
+						 .copy_file_range = boesfs_copy_file_range,
+						 .remap_file_range = boesfs_remap_file_range,
+						 .mmap = boesfs_mmap,
+						 .fsync = boesfs_fsync,
+						 .fallocate = boesfs_fallocate,
+						 .fadvise = boesfs_fadvise,
+						 .unlocked_ioctl = boesfs_ioctl,
+						 .compat_ioctl = compat_ptr_ioctl,
+						 .lock = boesfs_lock,
+						 .flock = boesfs_flock,
+						 BOESFS_NO_LEASES };
 
-const struct file_operations boesfs_dir_ops = {
-	.owner = THIS_MODULE,
-	.open = boesfs_open,
-	.flush = boesfs_flush,
-	.release = boesfs_release,
-	.llseek = boesfs_llseek,
-	.read = generic_read_dir,
-	.iterate_shared = boesfs_iterate,
-	.fsync = boesfs_fsync,
-	.unlocked_ioctl = boesfs_ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
-	.flock = boesfs_flock,
-	.lock = boesfs_lock,
-	BOESFS_NO_LEASES
-};
+const struct file_operations boesfs_dir_ops = { .owner = THIS_MODULE,
+						.open = boesfs_open,
+						.flush = boesfs_flush,
+						.release = boesfs_release,
+						.llseek = boesfs_llseek,
+						.read = generic_read_dir,
+						.iterate_shared = boesfs_iterate,
+						.fsync = boesfs_fsync,
+						.unlocked_ioctl = boesfs_ioctl,
+						.compat_ioctl = compat_ptr_ioctl,
+						.flock = boesfs_flock,
+						.lock = boesfs_lock,
+						BOESFS_NO_LEASES };
 
 const struct file_operations boesfs_special_ops = {
 	.owner = THIS_MODULE,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Inodes: names made, moved and removed in the lower tree, and attributes. The caller's credentials are used throughout;
- * the lower filesystem decides about permissions as if it had been asked directly, and the policy can only take away.
+ * Inodes: names made, moved and removed in the lower tree, and attributes. The caller's credentials
+ * are used throughout; the lower filesystem decides about permissions as if it had been asked
+ * directly, and the policy can only take away.
  */
 #include <linux/mount.h>
 #include <linux/namei.h>
@@ -14,7 +15,8 @@
 /* The VFS decides by these before we are asked; the lower filesystem keeps the others. */
 #define BOESFS_COPIED_FLAGS (S_APPEND | S_IMMUTABLE)
 
-static const struct inode_operations boesfs_dir_inode_ops, boesfs_file_inode_ops, boesfs_link_inode_ops;
+static const struct inode_operations boesfs_dir_inode_ops, boesfs_file_inode_ops,
+	boesfs_link_inode_ops;
 
 /* ------------------------------------------------------------- attributes */
 
@@ -41,7 +43,8 @@ bool boesfs_attr_stale(const struct inode *inode)
 /*
  * What the VFS looks at before it asks us follows the lower inode.
  *
- * Ids are what an idmapped lower mount shows. On a nosuid lower mount there are no set-id bits to run with.
+ * Ids are what an idmapped lower mount shows. On a nosuid lower mount there are no set-id bits to
+ * run with.
  */
 void boesfs_copy_attr(struct inode *inode)
 {
@@ -51,7 +54,8 @@ void boesfs_copy_attr(struct inode *inode)
 	loff_t size;
 
 	if (unlikely((lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS || !IS_NOSEC(inode)))
-		inode_set_flags(inode, (lower->i_flags & BOESFS_COPIED_FLAGS) | S_NOSEC, BOESFS_COPIED_FLAGS | S_NOSEC);
+		inode_set_flags(inode, (lower->i_flags & BOESFS_COPIED_FLAGS) | S_NOSEC,
+				BOESFS_COPIED_FLAGS | S_NOSEC);
 	WRITE_ONCE(inode->i_mode, mode);
 	inode->i_uid = vfsuid_into_kuid(i_uid_into_vfsuid(idmap, lower));
 	inode->i_gid = vfsgid_into_kgid(i_gid_into_vfsgid(idmap, lower));
@@ -59,14 +63,16 @@ void boesfs_copy_attr(struct inode *inode)
 	inode_set_mtime_to_ts(inode, inode_get_mtime(lower));
 	inode_set_ctime_to_ts(inode, inode_get_ctime(lower));
 	if (unlikely(inode->i_nlink != lower->i_nlink)) {
-		spin_lock(&inode->i_lock);	/* the superblock's count of unlinked inodes has to be right */
+		/* the superblock's count of unlinked inodes has to be right */
+		spin_lock(&inode->i_lock);
 		if (inode->i_nlink != lower->i_nlink)
 			set_nlink(inode, lower->i_nlink);
 		spin_unlock(&inode->i_lock);
 	}
-	do {	/* nobody who writes meanwhile leaves an older size behind */
+	do { /* nobody who writes meanwhile leaves an older size behind */
 		size = i_size_read(lower);
 		i_size_write(inode, size);
+		/* the size is looked at again after ours is there to be seen */
 		smp_mb();
 	} while (unlikely(i_size_read(lower) != size));
 }
@@ -82,7 +88,10 @@ static int boesfs_set(struct inode *inode, void *lower)
 	return boesfs_lower_inode(inode) ? 0 : -ESTALE;
 }
 
-/* A lock class per depth: an inode of boesfs on boesfs is locked while the upper one's lock is held. */
+/*
+ * A lock class per depth: an inode of boesfs on boesfs is locked while the upper one's lock is
+ * held.
+ */
 static void set_lock_classes(struct inode *inode)
 {
 #ifdef CONFIG_LOCKDEP
@@ -116,7 +125,10 @@ struct inode *boesfs_iget(struct super_block *sb, struct inode *lower)
 	inode->i_ino = lower->i_ino;
 	inode->i_generation = lower->i_generation;
 	inode->i_blkbits = lower->i_blkbits;
-	/* The lower inode has the times, and loses its set-id bits and capabilities when the lower file is written. */
+	/*
+	 * The lower inode has the times, and loses its set-id bits and capabilities when the lower
+	 * file is written.
+	 */
 	inode->i_flags |= S_NOATIME | S_NOCMTIME | S_NOSEC;
 	inode->i_acl = inode->i_default_acl = ACL_DONT_CACHE;
 	boesfs_copy_attr(inode);
@@ -158,8 +170,8 @@ static int boesfs_permission(struct mnt_idmap *idmap, struct inode *inode, int m
 	return inode_permission(boesfs_lower_idmap(inode->i_sb), lower, mask);
 }
 
-static int boesfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat, u32 request,
-			  unsigned int flags)
+static int boesfs_getattr(struct mnt_idmap *idmap, const struct path *path, struct kstat *stat,
+			  u32 request, unsigned int flags)
 {
 	struct dentry *dentry = path->dentry;
 	struct path lower = boesfs_lower_path(dentry);
@@ -180,7 +192,8 @@ static u32 attr_access(const struct iattr *attr)
 {
 	u32 access = 0;
 
-	if (attr->ia_valid & ATTR_MODE)		/* also if chown() drops set-id bits that are there */
+	/* also if chown() drops set-id bits that are there */
+	if (attr->ia_valid & ATTR_MODE)
 		access |= BOESFS_ATTR_MODE;
 	if (attr->ia_valid & ATTR_UID)
 		access |= BOESFS_ATTR_UID;
@@ -202,8 +215,12 @@ static int check_setattr(struct dentry *dentry, const struct iattr *attr)
 		.dentry = dentry,
 	};
 
-	/* Dropping set-id bits and capabilities after a write is the kernel's doing, and no request. */
-	if (!(attr->ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME)) ||
+	/*
+	 * Dropping set-id bits and capabilities after a write is the kernel's doing, and no
+	 * request.
+	 */
+	if (!(attr->ia_valid &
+	      (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME)) ||
 	    boesfs_allowed(dentry, BOESFS_OP_SETATTR))
 		return 0;
 	if (attr->ia_valid & ATTR_MODE)
@@ -218,22 +235,24 @@ static int check_setattr(struct dentry *dentry, const struct iattr *attr)
 }
 
 /*
- * What a chown or a truncation takes along is the lower file's: our inodes have S_NOSEC, so the VFS looks for nothing on a
- * truncation, and what it finds on a chown depends on whether GETXATTR is allowed.
+ * What a chown or a truncation takes along is the lower file's: our inodes have S_NOSEC, so the VFS
+ * looks for nothing on a truncation, and what it finds on a chown depends on whether GETXATTR is
+ * allowed.
  */
 static void drop_privileges(struct dentry *dentry, struct iattr *below)
 {
 	struct inode *lower = d_inode(boesfs_lower_dentry(dentry));
 	int drop = 0;
 
-	if (S_ISDIR(lower->i_mode) ||
-	    !(below->ia_valid & (ATTR_SIZE | ATTR_UID | ATTR_GID | ATTR_KILL_SUID | ATTR_KILL_SGID)))
+	if (S_ISDIR(lower->i_mode) || !(below->ia_valid & (ATTR_SIZE | ATTR_UID | ATTR_GID |
+							   ATTR_KILL_SUID | ATTR_KILL_SGID)))
 		return;
 	if (below->ia_valid & ATTR_SIZE)
 		drop = setattr_should_drop_suidgid(boesfs_lower_idmap(dentry->d_sb), lower);
 	below->ia_valid |= ATTR_KILL_PRIV | drop;
 	if (drop)
-		below->ia_valid |= ATTR_FORCE;	/* as in do_truncate(): whoever may write, not the owner alone */
+		/* as in do_truncate(): whoever may write, not the owner alone */
+		below->ia_valid |= ATTR_FORCE;
 }
 
 static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
@@ -243,10 +262,11 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	struct iattr below = *attr;
 	int err = check_setattr(dentry, attr);
 
-	inode_set_flags(d_inode(dentry), S_NOSEC, S_NOSEC);	/* notify_change() took it */
+	inode_set_flags(d_inode(dentry), S_NOSEC, S_NOSEC); /* notify_change() took it */
 	if (err)
 		return err;
-	attr->ia_valid &= ~ATTR_KILL_PRIV;	/* the lower inode's capabilities go with the lower notify_change() */
+	/* the lower inode's capabilities go with the lower notify_change() */
+	attr->ia_valid &= ~ATTR_KILL_PRIV;
 	err = setattr_prepare(&nop_mnt_idmap, dentry, attr);
 	if (err)
 		return err;
@@ -255,11 +275,11 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 		below.ia_file = attr->ia_file->private_data;
 	drop_privileges(dentry, &below);
 	if (below.ia_valid & (ATTR_KILL_SUID | ATTR_KILL_SGID))
-		below.ia_valid &= ~ATTR_MODE;	/* notify_change() makes it from them again */
+		below.ia_valid &= ~ATTR_MODE; /* notify_change() makes it from them again */
 	if (below.ia_valid & ATTR_SIZE) {
-		if (IS_APPEND(d_inode(lower)))	/* ftruncate(2) looked at our flag alone */
+		if (IS_APPEND(d_inode(lower))) /* ftruncate(2) looked at our flag alone */
 			return -EPERM;
-		err = get_write_access(d_inode(lower));	/* no file that is being executed */
+		err = get_write_access(d_inode(lower)); /* no file that is being executed */
 		if (err)
 			return err;
 	}
@@ -283,7 +303,8 @@ static int boesfs_fileattr_get(struct dentry *dentry, struct boesfs_fileattr *at
 	return err ? err : vfs_fileattr_get(boesfs_lower_dentry(dentry), attr);
 }
 
-static int boesfs_fileattr_set(struct mnt_idmap *idmap, struct dentry *dentry, struct boesfs_fileattr *attr)
+static int boesfs_fileattr_set(struct mnt_idmap *idmap, struct dentry *dentry,
+			       struct boesfs_fileattr *attr)
 {
 	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
 	int err = boesfs_check(dentry, BOESFS_OP_SETATTR, BOESFS_ATTR_FLAGS, 0, 0, 0);
@@ -313,7 +334,8 @@ static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, un
 	if (IS_ERR(lower))
 		return lower;
 	/* Names that are equal to the lower filesystem alone would have labels of their own. */
-	if (lower->d_flags & (DCACHE_OP_HASH | DCACHE_OP_COMPARE | DCACHE_NEED_AUTOMOUNT | DCACHE_MANAGE_TRANSIT)) {
+	if (lower->d_flags &
+	    (DCACHE_OP_HASH | DCACHE_OP_COMPARE | DCACHE_NEED_AUTOMOUNT | DCACHE_MANAGE_TRANSIT)) {
 		dput(lower);
 		return ERR_PTR(-EREMOTE);
 	}
@@ -328,7 +350,7 @@ static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, un
 	found = d_splice_alias(inode, dentry);
 	if (IS_ERR(found))
 		return found;
-	if (found)	/* a directory that was moved in the lower tree took its dentry along */
+	if (found) /* a directory that was moved in the lower tree took its dentry along */
 		boesfs_void_labels(dir->i_sb);
 	if (inode)
 		err = boesfs_check(found ? found : dentry, BOESFS_OP_LOOKUP, 0, flags, 0, 0);
@@ -341,10 +363,14 @@ static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, un
 	return found;
 }
 
-/* Lock the lower directory that holds the lower dentry of DENTRY. -ESTALE: it was moved or removed behind us. */
+/*
+ * Lock the lower directory that holds the lower dentry of DENTRY. -ESTALE: it was moved or removed
+ * behind us.
+ */
 static struct dentry *lock_lower_parent(struct dentry *dentry)
 {
-	struct dentry *lower = boesfs_lower_dentry(dentry), *parent = boesfs_lower_dentry(dentry->d_parent);
+	struct dentry *lower = boesfs_lower_dentry(dentry),
+		      *parent = boesfs_lower_dentry(dentry->d_parent);
 
 	inode_lock_nested(d_inode(parent), I_MUTEX_PARENT);
 	if (lower->d_parent == parent && !d_unhashed(lower))
@@ -366,21 +392,22 @@ static int instantiate(struct inode *dir, struct dentry *dentry)
 
 	boesfs_copy_attr(dir);
 	if (d_is_negative(bd->lower) || d_unhashed(bd->lower)) {
-		d_drop(dentry);		/* the lower filesystem took another dentry; the next lookup finds it */
+		/* the lower filesystem took another dentry; the next lookup finds it */
+		d_drop(dentry);
 		return 0;
 	}
 	inode = boesfs_iget(dir->i_sb, d_inode(bd->lower));
 	if (IS_ERR(inode))
 		return PTR_ERR(inode);
-	WRITE_ONCE(bd->lower_seq, raw_read_seqcount(&bd->lower->d_seq));
+	WRITE_ONCE(bd->lower_seq, BOESFS_NOT_COMPARED);
 	d_instantiate(dentry, inode);
 	return 0;
 }
 
 enum boesfs_kind { MAKE_FILE, MAKE_NODE, MAKE_SYMLINK };
 
-static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind, umode_t mode, dev_t dev,
-		const char *target)
+static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind, umode_t mode,
+		dev_t dev, const char *target)
 {
 	struct mnt_idmap *idmap = boesfs_lower_idmap(dir->i_sb);
 	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
@@ -394,7 +421,8 @@ static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind,
 		err = PTR_ERR(parent);
 		goto out;
 	}
-	if (d_is_positive(lower)) {	/* made behind us: it is to be opened, and only with O_EXCL EEXIST; the VFS tries again */
+	/* made behind us: it is to be opened, and only with O_EXCL EEXIST; the VFS tries again */
+	if (d_is_positive(lower)) {
 		err = -ESTALE;
 		unlock_lower_parent(parent);
 		goto out;
@@ -419,9 +447,11 @@ out:
 }
 
 #ifdef BOESFS_CREATE_NO_EXCL
-static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			 umode_t mode)
 #else
-static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode, bool excl)
+static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			 umode_t mode, bool excl)
 #endif
 {
 	int err = boesfs_check(dentry, BOESFS_OP_CREATE, 0, mode, 0, 0);
@@ -429,16 +459,20 @@ static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dent
 	return err ? err : make(dir, dentry, MAKE_FILE, mode, 0, NULL);
 }
 
-static int boesfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode, dev_t dev)
+static int boesfs_mknod(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			umode_t mode, dev_t dev)
 {
 	int err = boesfs_check(dentry, BOESFS_OP_MKNOD, 0, mode, new_encode_dev(dev), 0);
 
 	return err ? err : make(dir, dentry, MAKE_NODE, mode, dev, NULL);
 }
 
-static int boesfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, const char *target)
+static int boesfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			  const char *target)
 {
-	struct boesfs_call call = { .ctx = { .op = BOESFS_OP_SYMLINK }, .dentry = dentry, .string = target };
+	struct boesfs_call call = { .ctx = { .op = BOESFS_OP_SYMLINK },
+				    .dentry = dentry,
+				    .string = target };
 	int err = boesfs_judge(&call);
 
 	return err ? err : make(dir, dentry, MAKE_SYMLINK, S_IFLNK, 0, target);
@@ -463,12 +497,14 @@ static int make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 }
 
 #ifdef BOESFS_MKDIR_DENTRY
-static struct dentry *boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+static struct dentry *boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir,
+				   struct dentry *dentry, umode_t mode)
 {
 	return ERR_PTR(make_dir(dir, dentry, mode));
 }
 #else
-static int boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry, umode_t mode)
+static int boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			umode_t mode)
 {
 	return make_dir(dir, dentry, mode);
 }
@@ -489,7 +525,11 @@ static int remove(struct inode *dir, struct dentry *dentry, bool is_dir)
 		err = PTR_ERR(parent);
 		goto out;
 	}
-	dget(lower);	/* d_delete() makes a dentry of one holder negative; ours may be in use, and has to keep its inode */
+	/*
+	 * d_delete() makes a dentry of one holder negative; ours may be in use, and has to keep its
+	 * inode
+	 */
+	dget(lower);
 	if (is_dir)
 		err = boesfs_vfs_rmdir(idmap, d_inode(parent), lower);
 	else
@@ -503,7 +543,7 @@ static int remove(struct inode *dir, struct dentry *dentry, bool is_dir)
 		clear_nlink(inode);
 	else
 		boesfs_copy_attr(inode);
-	d_drop(dentry);		/* the lower dentry is unhashed as well: it was held twice */
+	d_drop(dentry); /* the lower dentry is unhashed as well: it was held twice */
 out:
 	mnt_drop_write(mnt);
 	return err;
@@ -525,7 +565,9 @@ static int boesfs_rmdir(struct inode *dir, struct dentry *dentry)
 
 static int boesfs_link(struct dentry *old, struct inode *dir, struct dentry *dentry)
 {
-	struct boesfs_call call = { .ctx = { .op = BOESFS_OP_LINK }, .dentry = old, .other = dentry };
+	struct boesfs_call call = { .ctx = { .op = BOESFS_OP_LINK },
+				    .dentry = old,
+				    .other = dentry };
 	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
 	struct dentry *parent;
 	int err = boesfs_judge(&call);
@@ -552,8 +594,8 @@ out:
 	return err;
 }
 
-static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct dentry *old, struct inode *new_dir,
-			 struct dentry *new, unsigned int flags)
+static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct dentry *old,
+			 struct inode *new_dir, struct dentry *new, unsigned int flags)
 {
 	struct boesfs_call call = {
 		.ctx = { .op = BOESFS_OP_RENAME, .arg = { flags } },
@@ -563,7 +605,7 @@ static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct 
 	struct vfsmount *mnt = boesfs_sb(old_dir->i_sb)->lower;
 	int err = boesfs_judge(&call);
 
-	if (!err && flags & RENAME_EXCHANGE) {	/* both are moved, so both are asked for */
+	if (!err && flags & RENAME_EXCHANGE) { /* both are moved, so both are asked for */
 		swap(call.dentry, call.other);
 		err = boesfs_judge(&call);
 	}
@@ -572,8 +614,9 @@ static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct 
 	err = mnt_want_write(mnt);
 	if (err)
 		return err;
-	err = boesfs_vfs_rename(boesfs_lower_idmap(old_dir->i_sb), boesfs_lower_dentry(old->d_parent),
-				boesfs_lower_dentry(old), boesfs_lower_dentry(new->d_parent), boesfs_lower_dentry(new),
+	err = boesfs_vfs_rename(boesfs_lower_idmap(old_dir->i_sb),
+				boesfs_lower_dentry(old->d_parent), boesfs_lower_dentry(old),
+				boesfs_lower_dentry(new->d_parent), boesfs_lower_dentry(new),
 				flags);
 	mnt_drop_write(mnt);
 	if (err)
@@ -594,7 +637,8 @@ static int boesfs_no_open(struct inode *inode, struct file *file)
 	return 0;
 }
 
-static int boesfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct file *file, umode_t mode)
+static int boesfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct file *file,
+			  umode_t mode)
 {
 	struct dentry *dentry = file->f_path.dentry;
 	struct path parent = boesfs_lower_path(dentry->d_parent);
@@ -605,7 +649,8 @@ static int boesfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct fil
 
 	if (err)
 		return err;
-	lower = backing_tmpfile_open(boesfs_user_of(file), file->f_flags & ~O_APPEND, &parent, mode, current_cred());
+	lower = backing_tmpfile_open(boesfs_user_of(file), file->f_flags & ~O_APPEND, &parent, mode,
+				     current_cred());
 	if (IS_ERR(lower)) {
 		err = PTR_ERR(lower);
 		goto out;
@@ -618,7 +663,7 @@ static int boesfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct fil
 		err = PTR_ERR(inode);
 		goto out_lower;
 	}
-	set_nlink(inode, 1);		/* d_tmpfile() takes it */
+	set_nlink(inode, 1); /* d_tmpfile() takes it */
 	d_tmpfile(file, inode);
 	err = boesfs_check(dentry, BOESFS_OP_TMPFILE, 0, mode, 0, 0);
 	if (err)
@@ -635,7 +680,8 @@ out:
 	return err;
 }
 
-static const char *boesfs_get_link(struct dentry *dentry, struct inode *inode, struct delayed_call *done)
+static const char *boesfs_get_link(struct dentry *dentry, struct inode *inode,
+				   struct delayed_call *done)
 {
 	int err;
 

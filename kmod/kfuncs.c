@@ -10,7 +10,10 @@
 #include "boesfs.h"
 #include "kfuncs.h"
 
-/* The path in the sandbox: the mount's at= and the path below the mount. Returns its length without the NUL. */
+/*
+ * The path in the sandbox: the mount's at= and the path below the mount. Returns its length without
+ * the NUL.
+ */
 static int sandbox_path(const struct dentry *dentry, char *buf, u32 size)
 {
 	const char *at = boesfs_sb(dentry->d_sb)->at;
@@ -19,9 +22,9 @@ static int sandbox_path(const struct dentry *dentry, char *buf, u32 size)
 
 	if (IS_ERR(path))
 		return PTR_ERR(path);
-	if (prefix == 1)		/* at=/ */
+	if (prefix == 1) /* at=/ */
 		prefix = 0;
-	if (prefix && !path[1])		/* the mount's root */
+	if (prefix && !path[1]) /* the mount's root */
 		*path = '\0';
 	length = strlen(path);
 	if (prefix + length + 1 > size)
@@ -61,7 +64,8 @@ __bpf_kfunc_start_defs();
  * @buf: where it goes, with a final NUL
  * @buf__sz: bytes there; a path needs up to PATH_MAX
  *
- * Return: its length; -ENODATA: this operation has no such string; -ENAMETOOLONG: it does not fit; -EINVAL: no such string.
+ * Return: its length; -ENODATA: this operation has no such string; -ENAMETOOLONG: it does not fit;
+ * -EINVAL: no such string.
  */
 __bpf_kfunc int boesfs_ctx_string(struct boesfs_ctx *ctx, u32 which, char *buf, u32 buf__sz)
 {
@@ -77,9 +81,11 @@ __bpf_kfunc int boesfs_ctx_string(struct boesfs_ctx *ctx, u32 which, char *buf, 
 	case BOESFS_STRING_OTHER_PATH:
 		return call->other ? sandbox_path(call->other, buf, buf__sz) : -ENODATA;
 	case BOESFS_STRING_XATTR:
-		return copy_string(ctx->op == BOESFS_OP_SYMLINK ? NULL : call->string, buf, buf__sz);
+		return copy_string(ctx->op == BOESFS_OP_SYMLINK ? NULL : call->string, buf,
+				   buf__sz);
 	case BOESFS_STRING_TARGET:
-		return copy_string(ctx->op == BOESFS_OP_SYMLINK ? call->string : NULL, buf, buf__sz);
+		return copy_string(ctx->op == BOESFS_OP_SYMLINK ? call->string : NULL, buf,
+				   buf__sz);
 	}
 	return -EINVAL;
 }
@@ -91,16 +97,19 @@ __bpf_kfunc int boesfs_ctx_string(struct boesfs_ctx *ctx, u32 which, char *buf, 
  * @chunk: which piece, from 0
  * @rdwr_buf_size: BOESFS_KEY_SIZE
  *
- * Return: a struct boesfs_key, valid until the next call; NULL: not in label(), or the name has no such piece.
+ * Return: a struct boesfs_key, valid until the next call; NULL: not in label(), or the name has no
+ * such piece.
  */
-__bpf_kfunc char *boesfs_name_key(struct boesfs_ctx *ctx, u32 label, u32 chunk, const int rdwr_buf_size)
+__bpf_kfunc char *boesfs_name_key(struct boesfs_ctx *ctx, u32 label, u32 chunk,
+				  const int rdwr_buf_size)
 {
 	struct boesfs_call *call = container_of(ctx, struct boesfs_call, ctx);
 	const struct qstr *name = call->name;
 	struct boesfs_key *key = &call->key;
 	u32 from = chunk * BOESFS_KEY_NAME;
 
-	if (!name || chunk > NAME_MAX / BOESFS_KEY_NAME || from >= name->len || rdwr_buf_size > BOESFS_KEY_SIZE)
+	if (!name || chunk > NAME_MAX / BOESFS_KEY_NAME || from >= name->len ||
+	    rdwr_buf_size > BOESFS_KEY_SIZE)
 		return NULL;
 	key->label = label;
 	key->chunk = chunk;
@@ -145,7 +154,8 @@ BTF_ID_FLAGS(func, boesfs_name_key, KF_TRUSTED_ARGS | KF_RET_NULL)
 BTF_ID_FLAGS(func, boesfs_ctx_program, KF_TRUSTED_ARGS)
 BTF_KFUNCS_END(boesfs_ctx_kfuncs)
 
-static const struct btf_kfunc_id_set ctx_kfunc_set = { .owner = THIS_MODULE, .set = &boesfs_ctx_kfuncs };
+static const struct btf_kfunc_id_set ctx_kfunc_set = { .owner = THIS_MODULE,
+						       .set = &boesfs_ctx_kfuncs };
 
 int __init boesfs_kfuncs_register(void)
 {

@@ -15,7 +15,7 @@ int boesfs_policy_forget(const char *name, u32 name__sz, u32 id);
 void boesfs_kill_caller(void);
 void boesfs_kill_mapped(const struct list_head *mounts);
 
-#ifndef KF_TRUSTED_ARGS		/* what every kfunc has since it lost its flag */
+#ifndef KF_TRUSTED_ARGS /* what every kfunc has since it lost its flag */
 #define KF_TRUSTED_ARGS 0
 #endif
 

@@ -9,7 +9,10 @@
 #include "boesfs.h"
 #include "kfuncs.h"
 
-/* A sandbox is a PID namespace: with its init ends the whole instance. The host's own init is never meant. */
+/*
+ * A sandbox is a PID namespace: with its init ends the whole instance. The host's own init is never
+ * meant.
+ */
 static void kill_process(struct task_struct *task)
 {
 	struct pid_namespace *ns;
@@ -34,8 +37,9 @@ static bool is_of_mounts(const struct file *file, const struct list_head *mounts
 	const struct boesfs_sb *sbi;
 
 	/*
-	 * Only boesfs opens files on its private clones of mounts. A mapping's file is the lowest one: ours if boesfs is the
-	 * lowest that stacks, else that of overlayfs or boesfs below, which tells the file that it was opened for: ours.
+	 * Only boesfs opens files on its private clones of mounts. A mapping's file is the lowest
+	 * one: ours if boesfs is the lowest that stacks, else that of overlayfs or boesfs below,
+	 * which tells the file that it was opened for: ours.
 	 */
 	list_for_each_entry(sbi, mounts, policy_node)
 		if (file->f_path.mnt == sbi->lower || file_user_path(file)->mnt == sbi->lower)
@@ -67,7 +71,8 @@ static bool maps_file_of(struct mm_struct *mm, const struct list_head *mounts)
  * boesfs_kill_mapped - SIGKILL to every process that has a file of these mounts mapped.
  * @mounts: boesfs_sb.policy_node; the list may not change
  *
- * Who forks meanwhile is found later in the list of tasks; new mappings are judged by the new policy already.
+ * Who forks meanwhile is found later in the list of tasks; new mappings are judged by the new
+ * policy already.
  */
 void boesfs_kill_mapped(const struct list_head *mounts)
 {
@@ -85,7 +90,7 @@ again:
 		}
 		if (!mm)
 			continue;
-		if (fatal_signal_pending(thread)) {	/* is ending; perhaps because of us */
+		if (fatal_signal_pending(thread)) { /* is ending; perhaps because of us */
 			mmput_async(mm);
 			continue;
 		}
@@ -95,7 +100,7 @@ again:
 			kill_process(process);
 		mmput(mm);
 		rcu_read_lock();
-		if (!pid_alive(process)) {		/* cannot go on from it */
+		if (!pid_alive(process)) { /* cannot go on from it */
 			rcu_read_unlock();
 			put_task_struct(process);
 			cond_resched();

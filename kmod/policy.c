@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Programs and policies. A program is a struct_ops of type boesfs_policy_ops, found by its name. A policy is a number of
- * that program's: the mounts that name it share its table and its generation.
+ * Programs and policies. A program is a struct_ops of type boesfs_policy_ops, found by its name. A
+ * policy is a number of that program's: the mounts that name it share its table and its generation.
  *
- * What judges (program, table, generation) is one object, the epoch, which is exchanged under RCU. An operation takes one
- * epoch for all its labels and its verdict, so none is judged by two policies. There is no wait for those who still use
- * an old epoch: struct_ops maps outlive RCU readers, and whoever began before the exchange may end after it.
+ * What judges (program, table, generation) is one object, the epoch, which is exchanged under RCU.
+ * An operation takes one epoch for all its labels and its verdict, so none is judged by two
+ * policies. There is no wait for those who still use an old epoch: struct_ops maps outlive RCU
+ * readers, and whoever began before the exchange may end after it.
  */
 #include <linux/bpf.h>
 #include <linux/bpf_verifier.h>
@@ -17,16 +18,18 @@
 #include "kfuncs.h"
 
 struct boesfs_program {
-	struct list_head node;			/* in programs */
+	struct list_head node; /* in programs */
 	struct list_head policies;
 	char name[BOESFS_PROGRAM_NAME_MAX];
-	const struct boesfs_policy_ops *ops;	/* NULL: detached */
-	struct bpf_link *link;			/* whose program it is; compared, never followed without the lock */
+	const struct boesfs_policy_ops *ops; /* NULL: detached */
+	/* whose program it is; compared, never followed without the lock */
+	struct bpf_link *link;
 };
 
 static LIST_HEAD(programs);
 static DEFINE_MUTEX(programs_lock);
-static struct btf *boesfs_btf;			/* the module's own; set when the struct_ops is registered */
+/* the module's own; set when the struct_ops is registered */
+static struct btf *boesfs_btf;
 
 static struct boesfs_program *program_find(const char *name)
 {
@@ -68,15 +71,18 @@ static struct boesfs_policy *policy_find(struct boesfs_program *program, u32 id)
 }
 
 /* From now on OPS and TABLE judge, in a new generation. */
-static void policy_publish(struct boesfs_policy *policy, const struct boesfs_policy_ops *ops, u64 table)
+static void policy_publish(struct boesfs_policy *policy, const struct boesfs_policy_ops *ops,
+			   u64 table)
 {
-	struct boesfs_epoch *old = rcu_dereference_protected(policy->epoch, lockdep_is_held(&programs_lock));
+	struct boesfs_epoch *old =
+		rcu_dereference_protected(policy->epoch, lockdep_is_held(&programs_lock));
 	struct boesfs_epoch *epoch = kzalloc(sizeof(*epoch), GFP_KERNEL | __GFP_NOFAIL);
 
 	epoch->ops = ops;
 	epoch->table = table;
 	epoch->generation = policy->generation + 1;
-	WRITE_ONCE(policy->generation, epoch->generation);	/* before the epoch: see boesfs_stamp() */
+	/* before the epoch: see boesfs_stamp() */
+	WRITE_ONCE(policy->generation, epoch->generation);
 	rcu_assign_pointer(policy->epoch, epoch);
 	if (old)
 		kfree_rcu(old, rcu);
@@ -174,7 +180,10 @@ void boesfs_policy_remove_mount(struct list_head *node)
 	mutex_unlock(&programs_lock);
 }
 
-/* ------------------------------------------------------------- the loader's calls, from a BPF_PROG_TYPE_SYSCALL program */
+/*
+ * ------------------------------------------------------------- the loader's calls, from a
+ * BPF_PROG_TYPE_SYSCALL program
+ */
 
 static bool is_name(const char *name, u32 size)
 {
@@ -184,15 +193,17 @@ static bool is_name(const char *name, u32 size)
 __bpf_kfunc_start_defs();
 
 /**
- * boesfs_policy_replace - Give a policy another table; the policy is made if there is none of this number.
+ * boesfs_policy_replace - Give a policy another table; the policy is made if there is none of this
+ * number.
  * @name: the program's name, padded with NULs
  * @name__sz: BOESFS_PROGRAM_NAME_MAX
  * @id: the policy's number, from 1
  * @table: what ctx->table says from now on
  * @flags: enum boesfs_replace_flag
  *
- * This is the call that begins a new generation of one policy; those of others stay as they are. When it returns, every
- * new operation is judged by the new table, on open files too; those that are under way end as they began.
+ * This is the call that begins a new generation of one policy; those of others stay as they are.
+ * When it returns, every new operation is judged by the new table, on open files too; those that
+ * are under way end as they began.
  *
  * Return: 0; -EINVAL: bad name, number or flag; -ENOENT: no such program; -ENOMEM.
  */
@@ -212,7 +223,8 @@ __bpf_kfunc int boesfs_policy_replace(const char *name, u32 name__sz, u32 id, u6
 	}
 	policy = policy_find(program, id);
 	if (!policy) {
-		policy = policy_create(program, id, table);	/* with the reference that is kept */
+		/* with the reference that is kept */
+		policy = policy_create(program, id, table);
 		if (!policy) {
 			err = -ENOMEM;
 			goto out;
@@ -231,8 +243,8 @@ out:
 }
 
 /**
- * boesfs_policy_forget - The loader needs a policy no more. New mounts cannot name it; on those that exist everything is
- * denied.
+ * boesfs_policy_forget - The loader needs a policy no more. New mounts cannot name it; on those
+ * that exist everything is denied.
  * @name: the program's name, padded with NULs
  * @name__sz: BOESFS_PROGRAM_NAME_MAX
  * @id: the policy's number
@@ -267,7 +279,8 @@ BTF_ID_FLAGS(func, boesfs_policy_replace, KF_SLEEPABLE)
 BTF_ID_FLAGS(func, boesfs_policy_forget, KF_SLEEPABLE)
 BTF_KFUNCS_END(boesfs_loader_kfuncs)
 
-static const struct btf_kfunc_id_set loader_kfunc_set = { .owner = THIS_MODULE, .set = &boesfs_loader_kfuncs };
+static const struct btf_kfunc_id_set loader_kfunc_set = { .owner = THIS_MODULE,
+							  .set = &boesfs_loader_kfuncs };
 
 /* ------------------------------------------------------------- the struct_ops type */
 
@@ -290,7 +303,8 @@ static u32 member_offset(const struct btf_type *type, const struct btf_member *m
 	return __btf_member_bit_offset(type, member) / 8;
 }
 
-static int ops_init_member(const struct btf_type *type, const struct btf_member *member, void *kdata, const void *udata)
+static int ops_init_member(const struct btf_type *type, const struct btf_member *member,
+			   void *kdata, const void *udata)
 {
 	const struct boesfs_policy_ops *from = udata;
 	struct boesfs_policy_ops *to = kdata;
@@ -310,9 +324,10 @@ static int ops_init_member(const struct btf_type *type, const struct btf_member 
 	return 0;
 }
 
-static int ops_check_member(const struct btf_type *type, const struct btf_member *member, const struct bpf_prog *prog)
+static int ops_check_member(const struct btf_type *type, const struct btf_member *member,
+			    const struct bpf_prog *prog)
 {
-	return prog->sleepable ? -EINVAL : 0;	/* called under RCU */
+	return prog->sleepable ? -EINVAL : 0; /* called under RCU */
 }
 
 static int ops_validate(void *kdata)
@@ -329,7 +344,7 @@ static int ops_reg(void *kdata, struct bpf_link *link)
 	struct boesfs_policy *policy;
 	int err = 0;
 
-	if (!link)		/* without a link there would be no replacing and no policy_fd= */
+	if (!link) /* without a link there would be no replacing and no policy_fd= */
 		return -EOPNOTSUPP;
 	mutex_lock(&programs_lock);
 	program = program_find(ops->name);
@@ -402,27 +417,33 @@ static int ops_update(void *kdata, void *old_kdata, struct bpf_link *link)
 	return err;
 }
 
-static bool ops_is_valid_access(int off, int size, enum bpf_access_type type, const struct bpf_prog *prog,
-				struct bpf_insn_access_aux *info)
+static bool ops_is_valid_access(int off, int size, enum bpf_access_type type,
+				const struct bpf_prog *prog, struct bpf_insn_access_aux *info)
 {
 	return bpf_tracing_btf_ctx_access(off, size, type, prog, info);
 }
 
-static int ops_btf_struct_access(struct bpf_verifier_log *log, const struct bpf_reg_state *reg, int off, int size)
+static int ops_btf_struct_access(struct bpf_verifier_log *log, const struct bpf_reg_state *reg,
+				 int off, int size)
 {
 	const struct btf_type *type = btf_type_by_id(reg->btf, reg->btf_id);
 
-	if (!(reg->type & PTR_TRUSTED)) {	/* such as one from a map: the call that it belonged to is over */
+	/* such as one from a map: the call that it belonged to is over */
+	if (!(reg->type & PTR_TRUSTED)) {
 		bpf_log(log, "boesfs: only the context that the program was given is writable\n");
 		return -EACCES;
 	}
 	if (reg->btf == boesfs_btf && type && type->size == sizeof(struct boesfs_ctx)) {
-		if (off == offsetof(struct boesfs_ctx, flags) && size == sizeof_field(struct boesfs_ctx, flags))
+		if (off == offsetof(struct boesfs_ctx, flags) &&
+		    size == sizeof_field(struct boesfs_ctx, flags))
 			return 0;
-		if (off == offsetof(struct boesfs_ctx, allow) && size == sizeof_field(struct boesfs_ctx, allow))
+		if (off == offsetof(struct boesfs_ctx, allow) &&
+		    size == sizeof_field(struct boesfs_ctx, allow))
 			return 0;
 	}
-	bpf_log(log, "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset %d, size %d)\n", off, size);
+	bpf_log(log,
+		"boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset %d, size %d)\n",
+		off, size);
 	return -EACCES;
 }
 
@@ -442,7 +463,8 @@ static int boesfs_check_stub(struct boesfs_ctx *ctx)
 	return -EPERM;
 }
 
-static struct boesfs_policy_ops ops_stubs = { .label = boesfs_label_stub, .check = boesfs_check_stub };
+static struct boesfs_policy_ops ops_stubs = { .label = boesfs_label_stub,
+					      .check = boesfs_check_stub };
 
 static struct bpf_struct_ops boesfs_struct_ops = {
 	.verifier_ops = &ops_verifier_ops,
@@ -475,7 +497,7 @@ int __init boesfs_policy_register(void)
 		err = register_bpf_struct_ops(&boesfs_struct_ops, boesfs_policy_ops);
 	if (err)
 		return err;
-	if (!boesfs_btf) {	/* registering says nothing of it */
+	if (!boesfs_btf) { /* registering says nothing of it */
 		pr_err("this module was built without BTF, so no policy can be loaded: build it against kernel headers that have a vmlinux file with .BTF\n");
 		return -ENOENT;
 	}

@@ -15,7 +15,7 @@
 #include "boesfs.h"
 
 enum { BOESFS_SUPER_MAGIC = 0x424f4553 };	/* "BOES" */
-static const char default_program[] = "boesfs";	/* whose policy policy_id= names alone */
+static const char default_program[] = "boesfs"; /* whose policy policy_id= names alone */
 
 static struct kmem_cache *inode_cache;
 
@@ -24,27 +24,34 @@ static struct kmem_cache *inode_cache;
 struct boesfs_options {
 	struct path source;
 	char *program;
-	struct bpf_link *link;		/* policy_fd= */
+	struct bpf_link *link; /* policy_fd= */
 	u32 id;
 	bool nopolicy;
 	char *at;
 	u64 instance;
 };
 
-enum boesfs_param { Opt_at, Opt_instance, Opt_nopolicy, Opt_policy, Opt_policy_fd, Opt_policy_id, Opt_source };
-
-static const struct fs_parameter_spec boesfs_params[] = {
-	fsparam_string("at", Opt_at),
-	fsparam_u64("instance", Opt_instance),
-	fsparam_flag("nopolicy", Opt_nopolicy),
-	fsparam_string("policy", Opt_policy),
-	fsparam_fd("policy_fd", Opt_policy_fd),
-	fsparam_u32("policy_id", Opt_policy_id),
-	fsparam_string("source", Opt_source),
-	{}
+enum boesfs_param {
+	Opt_at,
+	Opt_instance,
+	Opt_nopolicy,
+	Opt_policy,
+	Opt_policy_fd,
+	Opt_policy_id,
+	Opt_source
 };
 
-/* An absolute, plain path: each component gets a label, and what is shown in mountinfo can be given again. */
+static const struct fs_parameter_spec boesfs_params[] = {
+	fsparam_string("at", Opt_at),		fsparam_u64("instance", Opt_instance),
+	fsparam_flag("nopolicy", Opt_nopolicy), fsparam_string("policy", Opt_policy),
+	fsparam_fd("policy_fd", Opt_policy_fd), fsparam_u32("policy_id", Opt_policy_id),
+	fsparam_string("source", Opt_source),	{}
+};
+
+/*
+ * An absolute, plain path: each component gets a label, and what is shown in mountinfo can be given
+ * again.
+ */
 static int parse_at(struct fs_context *fc, const char *at)
 {
 	const char *component = at;
@@ -57,15 +64,19 @@ static int parse_at(struct fs_context *fc, const char *at)
 		component++;
 		length = strcspn(component, "/");
 		if (length > NAME_MAX)
-			return invalf(fc, "boesfs: at=%s: a component is longer than %d bytes", at, NAME_MAX);
-		if ((!length && at[1]) || (length == 1 && component[0] == '.') || (length == 2 && !strncmp(component, "..", 2)))
-			return invalf(fc, "boesfs: at=%s: //, a final /, . and .. are not allowed", at);
+			return invalf(fc, "boesfs: at=%s: a component is longer than %d bytes", at,
+				      NAME_MAX);
+		if ((!length && at[1]) || (length == 1 && component[0] == '.') ||
+		    (length == 2 && !strncmp(component, "..", 2)))
+			return invalf(fc, "boesfs: at=%s: //, a final /, . and .. are not allowed",
+				      at);
 		component += length;
 	}
 	return 0;
 }
 
-static int parse_source(struct fs_context *fc, struct boesfs_options *options, struct fs_parameter *param)
+static int parse_source(struct fs_context *fc, struct boesfs_options *options,
+			struct fs_parameter *param)
 {
 	int err;
 
@@ -140,8 +151,11 @@ static int boesfs_parse_param(struct fs_context *fc, struct fs_parameter *param)
 	return err;
 }
 
-/* Options may come in any order, so who names the policy is seen at the end. No policy, no mount. */
-static struct boesfs_policy *find_policy(struct fs_context *fc, const struct boesfs_options *options)
+/*
+ * Options may come in any order, so who names the policy is seen at the end. No policy, no mount.
+ */
+static struct boesfs_policy *find_policy(struct fs_context *fc,
+					 const struct boesfs_options *options)
 {
 	const char *name = options->program;
 	struct boesfs_policy *policy;
@@ -150,15 +164,19 @@ static struct boesfs_policy *find_policy(struct fs_context *fc, const struct boe
 		if (name || options->link || options->id)
 			return ERR_PTR(invalf(fc, "boesfs: nopolicy and a policy"));
 		if (fc->user_ns != &init_user_ns)
-			return ERR_PTR(invalf(fc, "boesfs: nopolicy is for the initial user namespace alone"));
+			return ERR_PTR(invalf(
+				fc, "boesfs: nopolicy is for the initial user namespace alone"));
 		return NULL;
 	}
 	if (name && options->link)
 		return ERR_PTR(invalf(fc, "boesfs: policy= and policy_fd= exclude each other"));
 	if (fc->user_ns != &init_user_ns && !options->link)
-		return ERR_PTR(invalf(fc, "boesfs: in a user namespace a policy is named by policy_fd= alone"));
+		return ERR_PTR(invalf(
+			fc, "boesfs: in a user namespace a policy is named by policy_fd= alone"));
 	if (!name && !options->link && !options->id)
-		return ERR_PTR(invalf(fc, "boesfs: no policy: say policy=NAME, policy_id=N, policy_fd=FD or nopolicy"));
+		return ERR_PTR(invalf(
+			fc,
+			"boesfs: no policy: say policy=NAME, policy_id=N, policy_fd=FD or nopolicy"));
 	if (!name && !options->link)
 		name = default_program;
 	policy = boesfs_policy_get(name, options->link, options->id);
@@ -195,11 +213,15 @@ static int check_source(struct fs_context *fc, const struct path *source)
 	struct super_block *lower = source->dentry->d_sb;
 
 	if (lower->s_stack_depth >= FILESYSTEM_MAX_STACK_DEPTH || is_kernel_view(lower))
-		return invalf(fc, "boesfs: %s cannot be stacked upon, or is as deep a stack as the kernel allows",
-			      lower->s_type->name);
+		return invalf(
+			fc,
+			"boesfs: %s cannot be stacked upon, or is as deep a stack as the kernel allows",
+			lower->s_type->name);
 	if (source->dentry->d_flags & (DCACHE_OP_HASH | DCACHE_OP_COMPARE))
-		return invalf(fc, "boesfs: %s compares names in a way of its own, labels could not follow",
-			      lower->s_type->name);
+		return invalf(
+			fc,
+			"boesfs: %s compares names in a way of its own, labels could not follow",
+			lower->s_type->name);
 	return 0;
 }
 
@@ -228,7 +250,10 @@ static void boesfs_evict_inode(struct inode *inode)
 	iput(boesfs_lower_inode(inode));
 }
 
-/* Nothing is worth keeping in an inode that no name holds, and it would keep a deleted lower file alive. */
+/*
+ * Nothing is worth keeping in an inode that no name holds, and it would keep a deleted lower file
+ * alive.
+ */
 static int boesfs_drop_inode(struct inode *inode)
 {
 	return 1;
@@ -326,7 +351,7 @@ static int boesfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	sb->s_time_gran = lower->s_time_gran;
 	sb->s_time_min = lower->s_time_min;
 	sb->s_time_max = lower->s_time_max;
-	sb->s_flags |= lower->s_flags & SB_POSIXACL;	/* who has ACLs applies the umask itself */
+	sb->s_flags |= lower->s_flags & SB_POSIXACL; /* who has ACLs applies the umask itself */
 	if (mnt->mnt_flags & MNT_READONLY || sb_rdonly(lower))
 		sb->s_flags |= SB_RDONLY;
 	if (mnt->mnt_flags & MNT_NODEV || lower->s_iflags & SB_I_NODEV)
@@ -351,7 +376,8 @@ static void boesfs_free_sb(struct boesfs_sb *sbi)
 	if (sbi->policy)
 		boesfs_policy_remove_mount(&sbi->policy_node);
 	if (sbi->lower)
-		kern_unmount(sbi->lower);	/* waits for RCU-walks, which may still look at policy and sbi */
+		/* waits for RCU-walks, which may still look at policy and sbi */
+		kern_unmount(sbi->lower);
 	if (sbi->policy)
 		boesfs_policy_put(sbi->policy);
 	kfree(sbi->at);
@@ -369,7 +395,10 @@ static int boesfs_get_tree(struct fs_context *fc)
 	return err ? err : get_tree_nodev(fc, boesfs_fill_super);
 }
 
-/* Only ro and rw change on a remount. Options that are given again, as mount(8) does, have to be valid but count nothing. */
+/*
+ * Only ro and rw change on a remount. Options that are given again, as mount(8) does, have to be
+ * valid but count nothing.
+ */
 static int boesfs_reconfigure(struct fs_context *fc)
 {
 	const struct boesfs_sb *sbi = boesfs_sb(fc->root->d_sb);
@@ -412,7 +441,7 @@ static int boesfs_init_fs_context(struct fs_context *fc)
 	fc->ops = &boesfs_context_ops;
 	if (fc->purpose == FS_CONTEXT_FOR_RECONFIGURE)
 		return 0;
-	sbi = kzalloc(sizeof(*sbi), GFP_KERNEL);	/* moves to the superblock */
+	sbi = kzalloc(sizeof(*sbi), GFP_KERNEL); /* moves to the superblock */
 	if (!sbi)
 		return -ENOMEM;
 	spin_lock_init(&sbi->moves_lock);
@@ -453,6 +482,6 @@ int __init boesfs_super_init(void)
 
 void boesfs_super_exit(void)
 {
-	rcu_barrier();		/* inodes are freed after a grace period */
+	rcu_barrier(); /* inodes are freed after a grace period */
 	kmem_cache_destroy(inode_cache);
 }

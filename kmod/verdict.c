@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Labels and verdicts. A dentry's label follows from its parent's and its name; label and the operations known to be
- * allowed are kept beside the lower dentry, under a stamp: the policy's generation plus the number of directories that
- * were renamed on this mount. Whatever voids them changes the stamp, or is noticed under d_lock before they are stored.
+ * Labels and verdicts. A dentry's label follows from its parent's and its name; label and the
+ * operations known to be allowed are kept beside the lower dentry, under a stamp: the policy's
+ * generation plus the number of directories that were renamed on this mount. Whatever voids them
+ * changes the stamp, or is noticed under d_lock before they are stored.
  */
 #include <linux/pid_namespace.h>
 #include <linux/rcupdate.h>
@@ -14,12 +15,15 @@
 /* Operations with two objects: a verdict beside one of them would say too much. */
 #define BOESFS_ALWAYS_ASKED (BIT_ULL(BOESFS_OP_LINK) | BIT_ULL(BOESFS_OP_RENAME))
 
-/* Once is not always: their arguments matter too much to be kept unless the program says so in ctx->allow. */
-#define BOESFS_NOT_KEPT                                                                            \
-	(BIT_ULL(BOESFS_OP_SETATTR) | BIT_ULL(BOESFS_OP_IOCTL) | BIT_ULL(BOESFS_OP_LOCK) |         \
+/*
+ * Once is not always: their arguments matter too much to be kept unless the program says so in
+ * ctx->allow.
+ */
+#define BOESFS_NOT_KEPT                                                                    \
+	(BIT_ULL(BOESFS_OP_SETATTR) | BIT_ULL(BOESFS_OP_IOCTL) | BIT_ULL(BOESFS_OP_LOCK) | \
 	 BIT_ULL(BOESFS_OP_ACCESS))
 
-enum { LABEL_TRIES = 64 };	/* renames that one lookup of a label may meet */
+enum { LABEL_TRIES = 64 }; /* renames that one lookup of a label may meet */
 
 /* What one judgement goes by. */
 struct boesfs_view {
@@ -35,8 +39,10 @@ static void get_view(struct boesfs_view *view)
 
 	do {
 		view->epoch = rcu_dereference(policy->epoch);
+		/* the moves are read after the epoch */
 		smp_rmb();
 		view->stamp = boesfs_stamp(view->sbi, view->epoch->generation);
+		/* and the epoch once more after the moves */
 		smp_rmb();
 	} while (unlikely(view->epoch != rcu_access_pointer(policy->epoch)));
 }
@@ -45,14 +51,18 @@ static bool label_known(const struct dentry *dentry, u64 stamp, u32 *label)
 {
 	const struct boesfs_dentry *bd = boesfs_dentry(dentry);
 
+	/* pairs with label_store(): the label is read after the stamp */
 	if (smp_load_acquire(&bd->stamp) != stamp)
 		return false;
 	*label = READ_ONCE(bd->label);
-	smp_rmb();	/* the label was that of the stamp, if the stamp is still there */
+	smp_rmb(); /* the label was that of the stamp, if the stamp is still there */
 	return READ_ONCE(bd->stamp) == stamp;
 }
 
-/* Under d_lock: between ->rename and the VFS's d_move() the name is an old one, and so is a label made from it. */
+/*
+ * Under d_lock: between ->rename and the VFS's d_move() the name is an old one, and so is a label
+ * made from it.
+ */
 static bool is_moving(const struct dentry *dentry)
 {
 	const struct boesfs_dentry *bd = boesfs_dentry(dentry);
@@ -70,9 +80,10 @@ static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 
 		bd->moving = false;
 		if (bd->stamp != stamp) {
 			WRITE_ONCE(bd->stamp, 0);
-			smp_wmb();	/* see boesfs_allowed() */
+			smp_wmb(); /* see boesfs_allowed() */
 			WRITE_ONCE(bd->allowed, 0);
 			WRITE_ONCE(bd->label, label);
+			/* pairs with boesfs_allowed() and label_known() */
 			smp_store_release(&bd->stamp, stamp);
 		}
 		stored = true;
@@ -116,7 +127,8 @@ static int root_label(const struct boesfs_view *view)
 		name.len = strcspn(at, "/");
 		if (!name.len)
 			return label;
-		memcpy(component, at, name.len);	/* boesfs_parse_at() has seen to its length */
+		/* boesfs_parse_at() has seen to its length */
+		memcpy(component, at, name.len);
 		component[name.len] = '\0';
 		label = ask_label(view, label, &name);
 		if (label < 0)
@@ -136,10 +148,11 @@ static struct dentry *ancestor(struct dentry *dentry, unsigned int up)
 /*
  * find_label - A dentry's label, asked for from the nearest ancestor that has one down to it.
  *
- * Under RCU no dentry that is met goes away. Nothing recurses: a path may have two thousand components.
+ * Under RCU no dentry that is met goes away. Nothing recurses: a path may have two thousand
+ * components.
  *
- * Return: the label; -EPERM: the program gave none; -EAGAIN: a rename moved what the label follows from. *KEEP: nothing
- * was moving, so what follows from the label may be kept.
+ * Return: the label; -EPERM: the program gave none; -EAGAIN: a rename moved what the label follows
+ * from. *KEEP: nothing was moving, so what follows from the label may be kept.
  */
 static int find_label(const struct boesfs_view *view, struct dentry *dentry, bool *keep)
 {
@@ -215,7 +228,10 @@ static void fill_ctx(struct boesfs_call *call, const struct boesfs_view *view)
 	ctx->allow = 0;
 }
 
-/* SEQ is from before the label was looked for: a file that moved since may have a label of its new name, and that stamp. */
+/*
+ * SEQ is from before the label was looked for: a file that moved since may have a label of its new
+ * name, and that stamp.
+ */
 static void keep_allowed(struct dentry *dentry, unsigned int seq, u64 stamp, u64 allowed)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
@@ -234,7 +250,8 @@ static int clamp_verdict(int verdict)
 
 /**
  * boesfs_judge - Ask the policy about an operation.
- * @call: ctx.op, ctx.access, ctx.arg, dentry, and what else the operation has; the rest is filled in
+ * @call: ctx.op, ctx.access, ctx.arg, dentry, and what else the operation has; the rest is filled
+ *	in
  *
  * Return: 0 or -errno.
  */
@@ -283,7 +300,8 @@ out:
 	return verdict;
 }
 
-noinline int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 access, u64 arg0, u64 arg1, u64 arg2)
+noinline int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 access, u64 arg0,
+			       u64 arg1, u64 arg2)
 {
 	struct boesfs_call call = {
 		.ctx = { .op = op, .access = access, .arg = { arg0, arg1, arg2 } },
@@ -296,7 +314,8 @@ noinline int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 acc
 /*
  * Judge access(2), which comes without a dentry.
  *
- * Of a file with several names on this mount, one that is in use is judged: the answer is advice, as access(2)'s always is.
+ * Of a file with several names on this mount, one that is in use is judged: the answer is advice,
+ * as access(2)'s always is.
  */
 int boesfs_check_access(struct inode *inode, int mask)
 {
@@ -310,7 +329,8 @@ int boesfs_check_access(struct inode *inode, int mask)
 	dentry = d_find_alias(inode);
 	if (!dentry)
 		return -EPERM;
-	err = boesfs_check(dentry, BOESFS_OP_ACCESS, mask & (MAY_READ | MAY_WRITE | MAY_EXEC), 0, 0, 0);
+	err = boesfs_check(dentry, BOESFS_OP_ACCESS, mask & (MAY_READ | MAY_WRITE | MAY_EXEC), 0, 0,
+			   0);
 	dput(dentry);
 	return err;
 }

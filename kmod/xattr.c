@@ -8,19 +8,25 @@
 
 #include "boesfs.h"
 
-static int check_xattr(struct dentry *dentry, enum boesfs_op op, const char *name, u64 size, u64 flags)
+static int check_xattr(struct dentry *dentry, enum boesfs_op op, const char *name, u64 size,
+		       u64 flags)
 {
-	struct boesfs_call call = { .ctx = { .op = op, .arg = { size, flags } }, .dentry = dentry, .string = name };
+	struct boesfs_call call = { .ctx = { .op = op, .arg = { size, flags } },
+				    .dentry = dentry,
+				    .string = name };
 
 	return boesfs_allowed(dentry, op) ? 0 : boesfs_judge(&call);
 }
 
-static int boesfs_xattr_get(const struct xattr_handler *handler, struct dentry *dentry, struct inode *inode,
-			    const char *name, void *buffer, size_t size)
+static int boesfs_xattr_get(const struct xattr_handler *handler, struct dentry *dentry,
+			    struct inode *inode, const char *name, void *buffer, size_t size)
 {
 	int err;
 
-	/* Capabilities of files are set-id bits of another kind; execve(2) and chown(2) ask for them, not their callers. */
+	/*
+	 * Capabilities of files are set-id bits of another kind; execve(2) and chown(2) ask for
+	 * them, not their callers.
+	 */
 	if (!strcmp(name, XATTR_NAME_CAPS)) {
 		if (boesfs_sb(dentry->d_sb)->lower->mnt_flags & MNT_NOSUID)
 			return -ENODATA;
@@ -29,18 +35,21 @@ static int boesfs_xattr_get(const struct xattr_handler *handler, struct dentry *
 		if (err)
 			return err;
 	}
-	return vfs_getxattr(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name, buffer, size);
+	return vfs_getxattr(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name,
+			    buffer, size);
 }
 
-static int boesfs_xattr_set(const struct xattr_handler *handler, struct mnt_idmap *idmap, struct dentry *dentry,
-			    struct inode *inode, const char *name, const void *value, size_t size, int flags)
+static int boesfs_xattr_set(const struct xattr_handler *handler, struct mnt_idmap *idmap,
+			    struct dentry *dentry, struct inode *inode, const char *name,
+			    const void *value, size_t size, int flags)
 {
 	struct mnt_idmap *lower_idmap = boesfs_lower_idmap(dentry->d_sb);
 	struct vfsmount *mnt = boesfs_sb(dentry->d_sb)->lower;
 	struct dentry *lower = boesfs_lower_dentry(dentry);
-	int err = check_xattr(dentry, value ? BOESFS_OP_SETXATTR : BOESFS_OP_REMOVEXATTR, name, size, flags);
+	int err = check_xattr(dentry, value ? BOESFS_OP_SETXATTR : BOESFS_OP_REMOVEXATTR, name,
+			      size, flags);
 
-	inode_set_flags(inode, S_NOSEC, S_NOSEC);	/* __vfs_setxattr_noperm() took it */
+	inode_set_flags(inode, S_NOSEC, S_NOSEC); /* __vfs_setxattr_noperm() took it */
 	if (err)
 		return err;
 	err = mnt_want_write(mnt);
@@ -63,14 +72,17 @@ ssize_t boesfs_listxattr(struct dentry *dentry, char *list, size_t size)
 }
 
 static const struct xattr_handler boesfs_xattr_handler = {
-	.prefix = "",	/* all names; ACLs do not come here */
+	.prefix = "", /* all names; ACLs do not come here */
 	.get = boesfs_xattr_get,
 	.set = boesfs_xattr_set,
 };
 
-const struct xattr_handler * const boesfs_xattr_handlers[] = { &boesfs_xattr_handler, NULL };
+const struct xattr_handler *const boesfs_xattr_handlers[] = { &boesfs_xattr_handler, NULL };
 
-/* The VFS shows an ACL's ids as they are; those of an idmapped lower mount are translated here, on a copy. */
+/*
+ * The VFS shows an ACL's ids as they are; those of an idmapped lower mount are translated here, on
+ * a copy.
+ */
 static struct posix_acl *translate_acl(struct mnt_idmap *idmap, const struct posix_acl *acl)
 {
 	struct posix_acl *copy = posix_acl_alloc(acl->a_count, GFP_KERNEL);
@@ -125,9 +137,11 @@ int boesfs_set_acl(struct mnt_idmap *idmap, struct dentry *dentry, struct posix_
 	if (err)
 		return err;
 	if (acl)
-		err = vfs_set_acl(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name, acl);
+		err = vfs_set_acl(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry),
+				  name, acl);
 	else
-		err = vfs_remove_acl(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name);
+		err = vfs_remove_acl(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry),
+				     name);
 	mnt_drop_write(mnt);
 	boesfs_copy_attr(d_inode(dentry));
 	return err;

@@ -229,8 +229,8 @@ def tree() -> Path:
 
 
 def boot(name: str, tests: Sequence[str], modules: dict[str, Path], *, icount: bool = False) -> Run:
-    """Run tests (MODULE.FUNCTION) in a machine of their own; MODULES are files that come along, by name. With ICOUNT its
-    clock counts instructions."""
+    """Run tests (MODULE.FUNCTION) in a machine of their own; MODULES are files that come along, by name. With ICOUNT
+    its clock counts instructions."""
     place = PLACE / "machines" / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)

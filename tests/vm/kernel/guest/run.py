@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output. A word
-@FILE.ko has the tests after it run with that kernel module; its name then stands before theirs."""
+"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output. A
+word @FILE.ko has the tests after it run with that kernel module; its name then stands before theirs."""
 
 import importlib
 import json
@@ -33,7 +33,12 @@ def main() -> None:
             stage.close()
         except Exception:  # noqa: BLE001 (whatever it is, it is the test's result)
             detail += traceback.format_exc()
-        said = {"name": prefix + full, "ok": not detail, "detail": detail, "seconds": round(time.monotonic() - begun, 2)}
+        said = {
+            "name": prefix + full,
+            "ok": not detail,
+            "detail": detail,
+            "seconds": round(time.monotonic() - begun, 2),
+        }
         said["values"] = stage.values
         print("RESULT " + json.dumps(said), flush=True)
         print(f"{full}: {'ok' if not detail else 'FAILED ' + detail}", file=sys.stderr, flush=True)

@@ -69,14 +69,28 @@ def is_shut(path: Path) -> bool:
 def everything_is_denied(up: Path, fd: int, dir_fd: int) -> None:
     """By path and by descriptor; UP had d/file and d/sub."""
     acts: list[Callable[[], object]] = [
-        lambda: os.stat(up), lambda: os.stat(up / "d/file"), lambda: os.stat(up / "d/missing"), lambda: os.listdir(up),
-        lambda: os.listdir(dir_fd), lambda: os.statvfs(up), lambda: os.fstat(fd), lambda: os.pread(fd, 1, 0),
-        lambda: os.pwrite(fd, b"x", 0), lambda: os.lseek(fd, 0, 0), lambda: os.fsync(fd), lambda: os.ftruncate(fd, 0),
-        lambda: os.mkdir(up / "new"), lambda: os.open("file", os.O_RDONLY, dir_fd=dir_fd),
-        lambda: os.open("new", os.O_RDWR | os.O_CREAT, dir_fd=dir_fd), lambda: os.unlink("file", dir_fd=dir_fd),
-        lambda: os.rename("file", "new", src_dir_fd=dir_fd, dst_dir_fd=dir_fd), lambda: os.fchmod(fd, 0o777),
-        lambda: mmap.mmap(fd, 10, flags=mmap.MAP_SHARED), lambda: fcntl.lockf(fd, fcntl.LOCK_EX),
-        lambda: fcntl.ioctl(fd, GETVERSION, bytes(8)), lambda: os.listxattr(fd),
+        lambda: os.stat(up),
+        lambda: os.stat(up / "d/file"),
+        lambda: os.stat(up / "d/missing"),
+        lambda: os.listdir(up),
+        lambda: os.listdir(dir_fd),
+        lambda: os.statvfs(up),
+        lambda: os.fstat(fd),
+        lambda: os.pread(fd, 1, 0),
+        lambda: os.pwrite(fd, b"x", 0),
+        lambda: os.lseek(fd, 0, 0),
+        lambda: os.fsync(fd),
+        lambda: os.ftruncate(fd, 0),
+        lambda: os.mkdir(up / "new"),
+        lambda: os.open("file", os.O_RDONLY, dir_fd=dir_fd),
+        lambda: os.open("new", os.O_RDWR | os.O_CREAT, dir_fd=dir_fd),
+        lambda: os.unlink("file", dir_fd=dir_fd),
+        lambda: os.rename("file", "new", src_dir_fd=dir_fd, dst_dir_fd=dir_fd),
+        lambda: os.fchmod(fd, 0o777),
+        lambda: mmap.mmap(fd, 10, flags=mmap.MAP_SHARED),
+        lambda: fcntl.lockf(fd, fcntl.LOCK_EX),
+        lambda: fcntl.ioctl(fd, GETVERSION, bytes(8)),
+        lambda: os.listxattr(fd),
     ]
     for number, act in enumerate(acts):
         try:
@@ -92,10 +106,14 @@ def test_a_rule_counts_from_the_new_generation_on_also_for_open_descriptors(s: S
     up = s.mount()
     with opened(up / "d/file", os.O_RDWR) as fd, opened(up / "d") as dir_fd:
         acts: dict[str, Callable[[], object]] = {
-            "read": lambda: os.pread(fd, 1, 0), "write": lambda: os.pwrite(fd, b"0", 0),
-            "llseek": lambda: os.lseek(fd, 0, 0), "iterate": lambda: os.listdir(dir_fd),
-            "getattr": lambda: os.fstat(fd), "fsync": lambda: os.fsync(fd),
-            "lookup": lambda: os.stat("sub", dir_fd=dir_fd), "probe": lambda: os.stat("none", dir_fd=dir_fd),
+            "read": lambda: os.pread(fd, 1, 0),
+            "write": lambda: os.pwrite(fd, b"0", 0),
+            "llseek": lambda: os.lseek(fd, 0, 0),
+            "iterate": lambda: os.listdir(dir_fd),
+            "getattr": lambda: os.fstat(fd),
+            "fsync": lambda: os.fsync(fd),
+            "lookup": lambda: os.stat("sub", dir_fd=dir_fd),
+            "probe": lambda: os.stat("none", dir_fd=dir_fd),
         }
         for act in acts.values():
             with contextlib.suppress(FileNotFoundError):
@@ -246,8 +264,9 @@ def test_detaching_closes_everything_and_attaching_again_opens_it(s: Scene) -> N
     up = s.mount()
     numbered = s.mount(s.lower, s.home / "numbered", policy="test", policy_id=1)
     spare = s.mount(s.lower, s.home / "spare", policy="test", policy_id=1)
-    descriptors = [(mount, os.open(mount / "d/file", os.O_RDWR), os.open(mount / "d", os.O_RDONLY))
-                   for mount in (up, numbered)]
+    descriptors = [
+        (mount, os.open(mount / "d/file", os.O_RDWR), os.open(mount / "d", os.O_RDONLY)) for mount in (up, numbered)
+    ]
     policy.unload()
     soon(lambda: is_shut(up), "still open after the program was detached")
     for mount, fd, dir_fd in descriptors:
@@ -279,9 +298,15 @@ def test_what_does_not_exist_cannot_be_mounted(s: Scene) -> None:
     assert "the program has no such policy" in mount_fails(s, "policy=test", "policy_id=2")
     assert "no such program is attached" in mount_fails(s, "policy_id=1")  # that of `boesfs`
     assert "no such program is attached" in mount_fails(s, "policy=tes")
-    for words in (["nopolicy", "policy=test"], ["policy_id=0", "policy=test"], ["at=/"],
-                  ["policy=test", "policy_id=-1"], ["policy=test", "policy_fd=0"], ["policy_fd=99"],
-                  ["policy=test", "policy_id=4294967296"]):
+    for words in (
+        ["nopolicy", "policy=test"],
+        ["policy_id=0", "policy=test"],
+        ["at=/"],
+        ["policy=test", "policy_id=-1"],
+        ["policy=test", "policy_fd=0"],
+        ["policy_fd=99"],
+        ["policy=test", "policy_id=4294967296"],
+    ):
         mount_fails(s, *words)
     for arguments in ((0, 1), (1, 1, 2)):
         assert "Invalid argument" in run(LOADER, "replace", "test", *arguments, check=False).stderr
@@ -326,11 +351,37 @@ def test_a_descriptor_names_the_policy(s: Scene) -> None:
                 (s.upper / "d/file").read_text()
         assert "policy=other" in run("findmnt", "-no", "OPTIONS", s.upper).stdout
         s.umount()
-    done = run(LOADER, "link", "other", "--", "mount", "-i", "-t", "boesfs", "-o", "policy_fd={},policy_id=8", s.lower,
-               s.upper, check=False)
+    done = run(
+        LOADER,
+        "link",
+        "other",
+        "--",
+        "mount",
+        "-i",
+        "-t",
+        "boesfs",
+        "-o",
+        "policy_fd={},policy_id=8",
+        s.lower,
+        s.upper,
+        check=False,
+    )
     assert "the program has no such policy" in done.stderr, done.stderr
-    done = run(LOADER, "link", "other", "--", "mount", "-i", "-t", "boesfs", "-o", "policy=test,policy_fd={}", s.lower,
-               s.upper, check=False)
+    done = run(
+        LOADER,
+        "link",
+        "other",
+        "--",
+        "mount",
+        "-i",
+        "-t",
+        "boesfs",
+        "-o",
+        "policy=test,policy_fd={}",
+        s.lower,
+        s.upper,
+        check=False,
+    )
     assert "exclude each other" in done.stderr, done.stderr
 
 
@@ -525,8 +576,9 @@ def test_the_flag_kills_who_has_mapped_files_and_nobody_else(s: Scene) -> None:
     again = s.mount(s.lower, s.home / "again", policy="test", policy_id=1)
     other = s.mount(s.lower, s.home / "other", policy="test", policy_id=2)
     mappers = [mapper(mount / "d/file") for mount in (up, again, other, s.lower)]
-    idle = subprocess.Popen(["sh", "-c", f"exec 3<{up}/d/file; cd {up}/d; echo open; exec sleep 100"],
-                            stdout=subprocess.PIPE, text=True)
+    idle = subprocess.Popen(
+        ["sh", "-c", f"exec 3<{up}/d/file; cd {up}/d; echo open; exec sleep 100"], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert idle.stdout
         assert idle.stdout.readline() == "open\n"
@@ -560,11 +612,25 @@ def test_the_flag_kills_who_has_mapped_files_through_a_stack(s: Scene) -> None:
     on_overlay = s.mount(s.home / "overlay", s.home / "on-overlay", policy="test", policy_id=1)
     first = s.mount(s.lower, s.home / "first", policy="test", policy_id=2)
     second = s.mount(first, s.home / "second", policy="test", policy_id=1)
-    run("mount", "-t", "overlay", "ov", "-o", f"lowerdir={first},upperdir={s.home}/up2,workdir={s.home}/work2",
-        s.home / "above")
+    run(
+        "mount",
+        "-t",
+        "overlay",
+        "ov",
+        "-o",
+        f"lowerdir={first},upperdir={s.home}/up2,workdir={s.home}/work2",
+        s.home / "above",
+    )
     s.mounts.append(s.home / "above")
-    for number, path, wanted in ((1, on_overlay, True), (1, second, True), (2, second, True), (2, on_overlay, False),
-                                 (1, first, False), (1, s.home / "overlay", False), (2, s.home / "above", True)):
+    for number, path, wanted in (
+        (1, on_overlay, True),
+        (1, second, True),
+        (2, second, True),
+        (2, on_overlay, False),
+        (1, first, False),
+        (1, s.home / "overlay", False),
+        (2, s.home / "above", True),
+    ):
         # of overlayfs a lower file is mapped, and not what it has copied up
         process, ask = mapper(path / "d/file") if path != s.home / "above" else reader_mapper(path / "d/file")
         try:

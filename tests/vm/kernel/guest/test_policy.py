@@ -24,8 +24,10 @@ from scene import ABI, ALL, LIBC, OPS, Policy, Scene, T, bits, child, killed, re
 
 NEVER_ASKED = {"init", "destroy", "lookup2", "default", "nr"}
 GETVERSION, GETFLAGS, SETFLAGS, NODUMP = 0x80087601, 0x80086601, 0x40086602, 0x40
-ACL = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in (
-    (1, 6, 0xFFFFFFFF), (2, 4, 1234), (4, 4, 0xFFFFFFFF), (16, 4, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF)))
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", *entry)
+    for entry in ((1, 6, 0xFFFFFFFF), (2, 4, 1234), (4, 4, 0xFFFFFFFF), (16, 4, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF))
+)
 
 
 def call(name: str, *args: Any) -> int:
@@ -48,19 +50,23 @@ def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o644) -> Iterator[
 
 def with_file(work: Callable[[int], object], flags: int = os.O_RDWR, name: str = "file") -> Callable[[Path], object]:
     """WORK with a descriptor of the directory's file."""
+
     def act(directory: Path) -> None:
         with opened(directory / name, flags) as fd:
             work(fd)
+
     return act
 
 
 def aio(command: int) -> Callable[[int], None]:
     """IOCB_CMD_PREAD (0) or PWRITE (1) of 3 bytes at 1 by io_submit(2)."""
+
     def work(fd: int) -> None:
         context = ctypes.c_ulong(0)
         buffer = ctypes.create_string_buffer(b"abc")
-        block = ctypes.create_string_buffer(struct.pack("<QIiHhIQQqQII", 0, 0, 0, command, 0, fd,
-                                                        ctypes.addressof(buffer), 3, 1, 0, 0, 0))
+        block = ctypes.create_string_buffer(
+            struct.pack("<QIiHhIQQqQII", 0, 0, 0, command, 0, fd, ctypes.addressof(buffer), 3, 1, 0, 0, 0)
+        )
         event = (ctypes.c_int64 * 4)()
         pointer = ctypes.c_void_p(ctypes.addressof(block))
         call("syscall", 206, 1, ctypes.byref(context))
@@ -71,6 +77,7 @@ def aio(command: int) -> Callable[[int], None]:
             call("syscall", 207, context)
         if event[2] < 0:
             raise OSError(-event[2], "aio")
+
     return work
 
 
@@ -170,8 +177,12 @@ ROWS = [
     Row("read", "splice", with_file(splice_out), expect=AT_1),
     Row("read", "sendfile", with_file(sendfile_out), expect=AT_1),
     Row("read", "copy_file_range", copy_range, expect=AT_1),
-    Row("read", "mmap", with_file(lambda fd: mapped(fd, mmap.MAP_PRIVATE, mmap.PROT_READ), os.O_RDONLY),
-        expect={"arg0": 0, "arg1": 0}),
+    Row(
+        "read",
+        "mmap",
+        with_file(lambda fd: mapped(fd, mmap.MAP_PRIVATE, mmap.PROT_READ), os.O_RDONLY),
+        expect={"arg0": 0, "arg1": 0},
+    ),
     Row("write", "write", with_file(lambda fd: os.write(fd, b"abc")), expect={"arg0": 3, "arg1": 0}),
     Row("write", "pwrite", with_file(lambda fd: os.pwrite(fd, b"abc", 1)), expect=AT_1),
     Row("write", "pwritev", with_file(lambda fd: os.pwritev(fd, [b"ab", b"c"], 1)), expect=AT_1),
@@ -179,27 +190,44 @@ ROWS = [
     Row("write", "splice", with_file(splice_in), expect=AT_1),
     Row("write", "sendfile", with_file(sendfile_in), expect={"arg0": 3, "arg1": 0}),
     Row("write", "copy_file_range", copy_range, "/other", {"arg0": 3, "arg1": 2}),
-    Row("write", "mmap", with_file(lambda fd: mapped(fd, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)),
-        expect={"arg0": 0, "arg1": 0}),
+    Row(
+        "write",
+        "mmap",
+        with_file(lambda fd: mapped(fd, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)),
+        expect={"arg0": 0, "arg1": 0},
+    ),
     Row("lookup", "stat", lambda d: os.stat(d / "file")),
     Row("lookup", "a component", lambda d: os.stat(d / "full/x"), "/full"),
     Row("lookup", "open", lambda d: os.close(os.open(d / "file", os.O_RDONLY))),
     Row("probe", "stat", lambda d: gone(d / "missing"), "/missing"),
     Row("probe", "open", lambda d: gone(d / "missing", os.O_RDONLY), "/missing"),
     Row("open", "reading", lambda d: os.close(os.open(d / "file", os.O_RDONLY)), expect={"arg0": is_open_of(0)}),
-    Row("open", "appending", lambda d: os.close(os.open(d / "file", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)),
-        expect={"arg0": is_open_of(os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)}),
+    Row(
+        "open",
+        "appending",
+        lambda d: os.close(os.open(d / "file", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)),
+        expect={"arg0": is_open_of(os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)},
+    ),
     Row("open", "a directory", lambda d: os.close(os.open(d / "sub", os.O_DIRECTORY)), "/sub"),
-    Row("open", "a FIFO", lambda d: os.close(os.open(d / "fifo", os.O_RDWR)), "/fifo",
-        {"arg0": is_open_of(os.O_RDWR)}),
+    Row("open", "a FIFO", lambda d: os.close(os.open(d / "fifo", os.O_RDWR)), "/fifo", {"arg0": is_open_of(os.O_RDWR)}),
     Row("mkdir", "mkdir", lambda d: os.mkdir(d / "new", 0o750), "/new", {"arg0": 0o750, "mode": 0, "ino": 0}),
     Row("unlink", "unlink", lambda d: os.unlink(d / "file"), expect={"mode": 0o100644}),
     Row("rmdir", "rmdir", lambda d: os.rmdir(d / "sub"), "/sub"),
     Row("mknod", "mkfifo", lambda d: os.mkfifo(d / "new", 0o640), "/new", {"arg0": stat.S_IFIFO | 0o640, "arg1": 0}),
-    Row("mknod", "a device", lambda d: os.mknod(d / "new", stat.S_IFCHR | 0o600, os.makedev(1, 3)), "/new",
-        {"arg0": stat.S_IFCHR | 0o600, "arg1": 0x103}),
-    Row("create", "open", lambda d: os.close(os.open(d / "new", os.O_CREAT | os.O_WRONLY, 0o640)), "/new",
-        {"arg0": stat.S_IFREG | 0o640}),
+    Row(
+        "mknod",
+        "a device",
+        lambda d: os.mknod(d / "new", stat.S_IFCHR | 0o600, os.makedev(1, 3)),
+        "/new",
+        {"arg0": stat.S_IFCHR | 0o600, "arg1": 0x103},
+    ),
+    Row(
+        "create",
+        "open",
+        lambda d: os.close(os.open(d / "new", os.O_CREAT | os.O_WRONLY, 0o640)),
+        "/new",
+        {"arg0": stat.S_IFREG | 0o640},
+    ),
     Row("link", "link", lambda d: os.link(d / "file", d / "new"), expect={"other": "/new", "mode": 0o100644}),
     Row("symlink", "symlink", lambda d: os.symlink("to/here", d / "new"), "/new", {"string": "to/here"}),
     Row("rename", "rename", lambda d: (d / "file").rename(d / "new"), expect={"other": "/new", "arg0": 0}),
@@ -207,16 +235,25 @@ ROWS = [
     Row("rename", "a directory", lambda d: (d / "full").rename(d / "new"), "/full", {"other": "/new"}),
     Row("rename", "noreplace", lambda d: rename2(d, "file", "new", 1), expect={"other": "/new", "arg0": 1}),
     Row("rename", "exchange", lambda d: rename2(d, "file", "other", 2), expect={"other": "/other", "arg0": 2}),
-    Row("rename", "exchange's other", lambda d: rename2(d, "file", "other", 2), "/other",
-        {"other": "/file", "arg0": 2}),
+    Row(
+        "rename", "exchange's other", lambda d: rename2(d, "file", "other", 2), "/other", {"other": "/file", "arg0": 2}
+    ),
     Row("setattr", "chmod", lambda d: os.chmod(d / "file", 0o4711), expect={"access": 1, "arg0": 0o4711}),
     Row("setattr", "chown", lambda d: os.chown(d / "file", 5, 6), expect={"access": 6, "arg1": 5, "arg2": 6}),
     Row("setattr", "chgrp", lambda d: os.chown(d / "file", -1, 6), expect={"access": 4, "arg1": 0, "arg2": 6}),
     Row("setattr", "truncate", lambda d: os.truncate(d / "file", 2), expect={"access": 8, "arg3": 2}),
-    Row("setattr", "ftruncate", with_file(lambda fd: os.ftruncate(fd, 2)),
-        expect={"access": lambda access: access & 8 and not access & ~40, "arg3": 2}),
-    Row("setattr", "O_TRUNC", lambda d: os.close(os.open(d / "file", os.O_WRONLY | os.O_TRUNC)),
-        expect={"access": lambda access: access & 8 and not access & ~40, "arg3": 0}),
+    Row(
+        "setattr",
+        "ftruncate",
+        with_file(lambda fd: os.ftruncate(fd, 2)),
+        expect={"access": lambda access: access & 8 and not access & ~40, "arg3": 2},
+    ),
+    Row(
+        "setattr",
+        "O_TRUNC",
+        lambda d: os.close(os.open(d / "file", os.O_WRONLY | os.O_TRUNC)),
+        expect={"access": lambda access: access & 8 and not access & ~40, "arg3": 0},
+    ),
     Row("setattr", "utimes", lambda d: os.utime(d / "file", (1, 2)), expect={"access": 48}),
     Row("setattr", "atime alone", lambda d: touch(d / "file", 1, 0x3FFFFFFE), expect={"access": 16}),
     Row("setattr", "chattr", with_file(chattr), expect={"access": 64}),
@@ -226,10 +263,18 @@ ROWS = [
     Row("llseek", "lseek", with_file(lambda fd: os.lseek(fd, 2, os.SEEK_CUR)), expect={"arg0": 2, "arg1": 1}),
     Row("llseek", "of a directory", with_file(lambda fd: os.lseek(fd, 0, os.SEEK_SET), os.O_DIRECTORY, "sub"), "/sub"),
     Row("iterate", "listdir", lambda d: os.listdir(d / "full"), "/full"),
-    Row("mmap", "shared", with_file(lambda fd: mapped(fd, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)),
-        expect={"access": 3 | SHARED}),
-    Row("mmap", "executable", with_file(lambda fd: mapped(fd, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)),
-        expect={"access": 5}),
+    Row(
+        "mmap",
+        "shared",
+        with_file(lambda fd: mapped(fd, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)),
+        expect={"access": 3 | SHARED},
+    ),
+    Row(
+        "mmap",
+        "executable",
+        with_file(lambda fd: mapped(fd, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)),
+        expect={"access": 5},
+    ),
     Row("statfs", "statvfs", lambda d: os.statvfs(d / "file")),
     Row("statfs", "fstatvfs", with_file(os.fstatvfs)),
     Row("fsync", "fsync", with_file(os.fsync), expect={"arg0": 0}),
@@ -238,30 +283,69 @@ ROWS = [
     Row("readlink", "readlink", lambda d: os.readlink(d / "link"), "/link"),
     Row("readlink", "following", lambda d: os.stat(d / "link"), "/link"),
     Row("getxattr", "getxattr", lambda d: os.getxattr(d / "file", "user.x"), expect={"string": "user.x"}),
-    Row("getxattr", "an ACL", lambda d: os.getxattr(d / "other", "system.posix_acl_access"), "/other",
-        {"string": "system.posix_acl_access"}),
-    Row("setxattr", "setxattr", lambda d: os.setxattr(d / "file", "user.y", b"12345", os.XATTR_CREATE),
-        expect={"string": "user.y", "arg0": 5, "arg1": 1}),
-    Row("setxattr", "an ACL", lambda d: os.setxattr(d / "file", "system.posix_acl_access", ACL),
-        expect={"string": "system.posix_acl_access"}),
+    Row(
+        "getxattr",
+        "an ACL",
+        lambda d: os.getxattr(d / "other", "system.posix_acl_access"),
+        "/other",
+        {"string": "system.posix_acl_access"},
+    ),
+    Row(
+        "setxattr",
+        "setxattr",
+        lambda d: os.setxattr(d / "file", "user.y", b"12345", os.XATTR_CREATE),
+        expect={"string": "user.y", "arg0": 5, "arg1": 1},
+    ),
+    Row(
+        "setxattr",
+        "an ACL",
+        lambda d: os.setxattr(d / "file", "system.posix_acl_access", ACL),
+        expect={"string": "system.posix_acl_access"},
+    ),
     Row("listxattr", "listxattr", lambda d: os.listxattr(d / "file")),
     Row("removexattr", "removexattr", lambda d: os.removexattr(d / "file", "user.x"), expect={"string": "user.x"}),
-    Row("removexattr", "an ACL", lambda d: os.removexattr(d / "other", "system.posix_acl_access"), "/other",
-        {"string": "system.posix_acl_access"}),
-    Row("ioctl", "FS_IOC_GETVERSION", with_file(lambda fd: fcntl.ioctl(fd, GETVERSION, bytes(8))),
-        expect={"arg0": GETVERSION}),
-    Row("fallocate", "fallocate", with_file(lambda fd: call("fallocate", fd, 1, ctypes.c_long(1), ctypes.c_long(9000))),
-        expect={"arg0": 1, "arg1": 1, "arg2": 9000}),
-    Row("tmpfile", "open", lambda d: os.close(os.open(d / "sub", os.O_TMPFILE | os.O_RDWR, 0o600)),
-        "", {"arg0": stat.S_IFREG | 0o600}),
+    Row(
+        "removexattr",
+        "an ACL",
+        lambda d: os.removexattr(d / "other", "system.posix_acl_access"),
+        "/other",
+        {"string": "system.posix_acl_access"},
+    ),
+    Row(
+        "ioctl",
+        "FS_IOC_GETVERSION",
+        with_file(lambda fd: fcntl.ioctl(fd, GETVERSION, bytes(8))),
+        expect={"arg0": GETVERSION},
+    ),
+    Row(
+        "fallocate",
+        "fallocate",
+        with_file(lambda fd: call("fallocate", fd, 1, ctypes.c_long(1), ctypes.c_long(9000))),
+        expect={"arg0": 1, "arg1": 1, "arg2": 9000},
+    ),
+    Row(
+        "tmpfile",
+        "open",
+        lambda d: os.close(os.open(d / "sub", os.O_TMPFILE | os.O_RDWR, 0o600)),
+        "",
+        {"arg0": stat.S_IFREG | 0o600},
+    ),
     Row("exec", "execve", lambda d: subprocess.run([d / "program"], check=True), "/program"),
     Row("access", "R_OK", lambda d: access(d / "file", os.R_OK), expect={"access": 4}),
     Row("access", "W_OK and X_OK", lambda d: access(d / "program", os.W_OK | os.X_OK), "/program", {"access": 3}),
-    Row("lock", "fcntl", with_file(lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 3, 2)),
-        expect={"arg0": fcntl.F_WRLCK, "arg1": 2, "arg2": 4}),
+    Row(
+        "lock",
+        "fcntl",
+        with_file(lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 3, 2)),
+        expect={"arg0": fcntl.F_WRLCK, "arg1": 2, "arg2": 4},
+    ),
     Row("lock", "OFD", with_file(ofd_lock), expect={"arg0": fcntl.F_WRLCK, "arg1": 2, "arg2": 4}),
-    Row("lock", "flock", with_file(lambda fd: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)),
-        expect={"arg0": fcntl.F_RDLCK}),
+    Row(
+        "lock",
+        "flock",
+        with_file(lambda fd: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)),
+        expect={"arg0": fcntl.F_RDLCK},
+    ),
 ]
 
 
@@ -297,15 +381,29 @@ def snapshot(directory: Path) -> dict[str, Any]:
         st = path.lstat()
         content = hashlib.sha256(path.read_bytes()).digest() if stat.S_ISREG(st.st_mode) else b""
         target = os.readlink(path) if path.is_symlink() else ""
-        attributes = {name: os.getxattr(path, name, follow_symlinks=False)
-                      for name in os.listxattr(path, follow_symlinks=False)}
+        attributes = {
+            name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)
+        }
         flags = b""
         if stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode):
             with opened(path) as fd:
                 flags = fcntl.ioctl(fd, GETFLAGS, bytes(8))
         found[str(path.relative_to(directory))] = (
-            st.st_ino, st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_size, st.st_blocks, st.st_mtime_ns,
-            st.st_ctime_ns, st.st_rdev, content, target, attributes, flags)
+            st.st_ino,
+            st.st_mode,
+            st.st_nlink,
+            st.st_uid,
+            st.st_gid,
+            st.st_size,
+            st.st_blocks,
+            st.st_mtime_ns,
+            st.st_ctime_ns,
+            st.st_rdev,
+            content,
+            target,
+            attributes,
+            flags,
+        )
     return found
 
 
@@ -494,11 +592,13 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind
 
 def as_1000(work: Callable[[], object]) -> int:
     """WORK by uid 1000; a wait status."""
+
     def changed() -> None:
         os.setgroups([])
         os.setresgid(1000, 1000, 1000)
         os.setresuid(1000, 1000, 1000)
         work()
+
     return child(changed)
 
 
@@ -541,9 +641,11 @@ def test_who_changes_the_content_takes_privileges_as_below(s: Scene) -> None:
 
 def with_path(work: Callable[[int], object]) -> Callable[[Path], object]:
     """WORK with a descriptor for writing."""
+
     def act(path: Path) -> None:
         with opened(path, os.O_WRONLY) as fd:
             work(fd)
+
     return act
 
 
@@ -657,8 +759,24 @@ def test_a_rule_holds_for_the_whole_subtree_and_not_beside_it(s: Scene) -> None:
         os.open(up / "a/b", os.O_RDONLY)
 
 
-NAMES = ["n" * 57, "n" * 58, "n" * 59, "n" * 116, "n" * 117, "n" * 200, "n" * 255, "with a  space", "line\nbreak", " ",
-         "tab\t\\\"'%s=,", os.fsdecode(b"\xff\xfe not \x80 text"), os.fsdecode(b"\xc3" * 60), "ü" * 100, "-o", "{}"]
+NAMES = [
+    "n" * 57,
+    "n" * 58,
+    "n" * 59,
+    "n" * 116,
+    "n" * 117,
+    "n" * 200,
+    "n" * 255,
+    "with a  space",
+    "line\nbreak",
+    " ",
+    "tab\t\\\"'%s=,",
+    os.fsdecode(b"\xff\xfe not \x80 text"),
+    os.fsdecode(b"\xc3" * 60),
+    "ü" * 100,
+    "-o",
+    "{}",
+]
 
 
 def test_names_of_any_length_and_content_have_labels(s: Scene) -> None:
@@ -887,8 +1005,12 @@ def test_the_new_name_of_a_file_counts_at_once_by_path_and_by_descriptor(s: Scen
         os.stat(up / "open/file")
         for _ in range(3):
             (up / "open/file").rename(up / "shut/file")
-            for act in (lambda: os.pread(fd, 1, 0), lambda: os.fstat(fd), lambda: os.stat(up / "shut/file"),
-                        lambda: os.open(up / "shut/file", os.O_RDONLY)):
+            for act in (
+                lambda: os.pread(fd, 1, 0),
+                lambda: os.fstat(fd),
+                lambda: os.stat(up / "shut/file"),
+                lambda: os.open(up / "shut/file", os.O_RDONLY),
+            ):
                 with refused():
                     act()
             gone(up / "open/file")
@@ -912,10 +1034,15 @@ def test_the_new_name_of_a_directory_counts_for_all_below_it(s: Scene) -> None:
             os.stat(up / "open" / inside)
             assert os.listdir(dir_fd) == ["deep"]
             (up / "open/dir").rename(up / "shut/dir")
-            for act in (lambda: os.pread(fd, 1, 0), lambda: os.lseek(fd, 0, 0), lambda: os.fstat(fd),
-                        lambda: os.listdir(dir_fd), lambda: os.stat(up / "shut" / inside),
-                        lambda: os.stat("deep/file", dir_fd=dir_fd),
-                        lambda: os.open("deep/file", os.O_RDONLY, dir_fd=dir_fd)):
+            for act in (
+                lambda: os.pread(fd, 1, 0),
+                lambda: os.lseek(fd, 0, 0),
+                lambda: os.fstat(fd),
+                lambda: os.listdir(dir_fd),
+                lambda: os.stat(up / "shut" / inside),
+                lambda: os.stat("deep/file", dir_fd=dir_fd),
+                lambda: os.open("deep/file", os.O_RDONLY, dir_fd=dir_fd),
+            ):
                 with refused():
                     act()
             (up / "shut/dir").rename(up / "open/dir")
@@ -1169,7 +1296,7 @@ def test_a_kill_ends_the_whole_thread_group(s: Scene) -> None:
     up = s.mount()
     script = f"""
 import threading, time
-threading.Thread(target=lambda: open({str(up / 'trap')!r}), daemon=True).start()
+threading.Thread(target=lambda: open({str(up / "trap")!r}), daemon=True).start()
 time.sleep(60)
 """
     begun = time.monotonic()
@@ -1270,10 +1397,13 @@ def test_a_user_namespace_may_mount_by_descriptor_if_the_module_says_so(s: Scene
         for option in ("policy=test", "nopolicy"):
             done = as_user(policy, f"mount -i -t boesfs -o {option} {s.lower} {s.upper}; echo mounted")
             assert "mounted" not in done.stdout, option
-        done = as_user(policy, f"mount -i -t boesfs -o policy_fd={{}} {s.lower} {s.upper}\ncd {s.upper}\n"
-                               "stat -c '%u %g' mine roots\ncat mine\ncat shut || echo denied\n"
-                               "cat roots || echo roots\necho new >new; chown 0:0 new\n"
-                               "mknod null c 1 3 || echo no device\nchown 5:5 mine || echo no chown")
+        done = as_user(
+            policy,
+            f"mount -i -t boesfs -o policy_fd={{}} {s.lower} {s.upper}\ncd {s.upper}\n"
+            "stat -c '%u %g' mine roots\ncat mine\ncat shut || echo denied\n"
+            "cat roots || echo roots\necho new >new; chown 0:0 new\n"
+            "mknod null c 1 3 || echo no device\nchown 5:5 mine || echo no chown",
+        )
         said = done.stdout + done.stderr
         assert done.stdout.split("\n")[:2] == ["0 0", "65534 65534"], said
         assert done.stdout.split("\n")[2].startswith("minedenied"), said
