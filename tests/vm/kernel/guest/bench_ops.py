@@ -116,7 +116,7 @@ def rules(s: Scene) -> None:
 
 
 def programs(s: Scene) -> None:
-    """Whole programs: unpacking and packing a part of the kernel's own tree, and Python with modules from the subject."""
+    """Whole programs: (un)packing a part of the kernel's own tree, and Python with modules from the subject."""
 
     def prepare(lower: Path) -> None:
         shutil.copytree("/usr/lib/python3.13", lower / "python", symlinks=True)
