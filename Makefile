@@ -15,7 +15,7 @@ LIB := $(DESTDIR)/usr/lib/boesfs
 AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
-.PHONY: all help host-packages venv install demo test unit lint appliance-test test-vm bench bench-vm soak clean
+.PHONY: all help host-packages venv install demo test unit lint appliance-test test-vm bench bench-vm mutate soak clean
 all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test            all tests (make unit, make appliance-test and make test-vm are its parts)"
 	@echo "make bench           cold and warm starts beside other ways to run the same function"
 	@echo "make bench-vm        what BoesFS costs, in instructions of an emulated machine, beside its peers"
+	@echo "make mutate          the kernel module with one check removed, again and again: a test has to fail each time"
 	@echo "make soak            the long runs"
 	@echo "make install DESTDIR=…   lay out the project as on a host"
 
@@ -132,6 +133,9 @@ bench: host-packages $(VENV)/.done
 # Instructions of the guest, so it may run beside other things: about ten minutes.
 bench-vm: host-packages $(VENV)/.done
 	$(VENV)/bin/python tests/bench/vm.py
+
+mutate: host-packages $(VENV)/.done
+	$(VENV)/bin/python tests/vm/mutate.py
 
 clean:
 	rm -rf $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/syscall_names.h $(BUILD)/seccomp-profile $(BUILD)/fdk-*

@@ -97,7 +97,7 @@ struct boesfs_inode {
 
 /*
  * What a lower dentry was when it was looked up may be over when its sequence count is read: the
- * first walk over a name compares. No count that is not being written is odd.
+ * count counts only after boesfs_compare(). None that is not being written is odd.
  */
 #define BOESFS_NOT_COMPARED (~0U)
 
@@ -163,6 +163,7 @@ static inline struct path boesfs_lower_path(const struct dentry *dentry)
 
 extern const struct dentry_operations boesfs_dentry_ops;
 int boesfs_dentry_alloc(struct dentry *dentry, struct dentry *lower);
+bool boesfs_compare(struct dentry *dentry);
 
 /* ---------------------------------------------------------------- inode.c */
 

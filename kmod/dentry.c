@@ -47,8 +47,8 @@ static bool same_name(struct dentry *dentry, struct dentry *lower)
 	return same;
 }
 
-/* Something happened to the lower dentry. Is it still what this dentry stands for? */
-static bool still_valid(struct dentry *dentry)
+/* Is the lower dentry, to which something happened, still what this dentry stands for? */
+bool boesfs_compare(struct dentry *dentry)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
 	struct dentry *lower = bd->lower, *parent, *lower_parent;
@@ -97,7 +97,7 @@ static int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 	if (unlikely(read_seqcount_retry(&lower->d_seq, READ_ONCE(bd->lower_seq)))) {
 		if (flags & LOOKUP_RCU)
 			return -ECHILD;
-		if (!still_valid(dentry))
+		if (!boesfs_compare(dentry))
 			return 0;
 	}
 	if (unlikely(lower->d_flags & DCACHE_OP_REVALIDATE)) {

@@ -352,6 +352,7 @@ static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, un
 		return found;
 	if (found) /* a directory that was moved in the lower tree took its dentry along */
 		boesfs_void_labels(dir->i_sb);
+	boesfs_compare(found ? found : dentry); /* if it is another already, the next walk says so */
 	if (inode)
 		err = boesfs_check(found ? found : dentry, BOESFS_OP_LOOKUP, 0, flags, 0, 0);
 	else if (!(flags & (LOOKUP_CREATE | LOOKUP_RENAME_TARGET)))
@@ -384,7 +385,10 @@ static void unlock_lower_parent(struct dentry *parent)
 	inode_unlock(d_inode(parent));
 }
 
-/* The lower dentry has become positive: so does ours. */
+/*
+ * The lower dentry has become positive: so does ours. With the lower directory locked nobody removes
+ * it before; who does so later removes what was made.
+ */
 static int instantiate(struct inode *dir, struct dentry *dentry)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
@@ -401,6 +405,7 @@ static int instantiate(struct inode *dir, struct dentry *dentry)
 		return PTR_ERR(inode);
 	WRITE_ONCE(bd->lower_seq, BOESFS_NOT_COMPARED);
 	d_instantiate(dentry, inode);
+	boesfs_compare(dentry);
 	return 0;
 }
 
@@ -438,9 +443,9 @@ static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind,
 		err = boesfs_vfs_symlink(idmap, d_inode(parent), lower, target);
 		break;
 	}
-	unlock_lower_parent(parent);
 	if (!err)
 		err = instantiate(dir, dentry);
+	unlock_lower_parent(parent);
 out:
 	mnt_drop_write(mnt);
 	return err;
@@ -481,7 +486,7 @@ static int boesfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct den
 static int make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 {
 	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
-	int err = boesfs_check(dentry, BOESFS_OP_MKDIR, 0, mode, 0, 0);
+	int err = boesfs_check(dentry, BOESFS_OP_MKDIR, 0, mode & S_IALLUGO, 0, 0);
 
 	if (err)
 		return err;
@@ -584,11 +589,11 @@ static int boesfs_link(struct dentry *old, struct inode *dir, struct dentry *den
 	}
 	err = vfs_link(boesfs_lower_dentry(old), boesfs_lower_idmap(dir->i_sb), d_inode(parent),
 		       boesfs_lower_dentry(dentry), NULL);
-	unlock_lower_parent(parent);
 	if (!err) {
 		boesfs_copy_attr(d_inode(old));
 		err = instantiate(dir, dentry);
 	}
+	unlock_lower_parent(parent);
 out:
 	mnt_drop_write(mnt);
 	return err;

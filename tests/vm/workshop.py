@@ -80,7 +80,7 @@ def inside(root: Path, *command: str) -> str:
 
 def build_workshop() -> None:
     """Debian 13 with compilers, and headers of both kernels."""
-    wanted = _digest(SUITE, *WORKSHOP_PACKAGES)
+    wanted = _digest(SUITE, "with the newest image", *WORKSHOP_PACKAGES)
     stamp = PLACE / "workshop.stamp"
     if _fresh(stamp, wanted):
         return
@@ -90,7 +90,8 @@ def build_workshop() -> None:
     command = ["mmdebstrap", "--quiet", "--variant=apt", "--include=" + ",".join(WORKSHOP_PACKAGES)]
     subprocess.run([*command, SUITE, str(WORKSHOP), mirror()], check=True)
     # two packages of one name are not installed together: those of backports are laid beside
-    command = ["mmdebstrap", "--quiet", "--variant=extract", f"--include=linux-headers-{FLAVOUR}"]
+    newest = f"--include=linux-headers-{FLAVOUR},linux-image-{FLAVOUR}"
+    command = ["mmdebstrap", "--quiet", "--variant=extract", newest]
     command.append(f'--aptopt=APT::Default-Release "{SUITE}-backports"')
     sources = [f"deb {mirror()} {suite} main" for suite in (SUITE, f"{SUITE}-backports")]
     subprocess.run([*command, SUITE, str(NEWEST), *sources], check=True)
@@ -179,7 +180,13 @@ def build() -> Path:
         return build_module(releases()[0])
 
 
-def _image(place: Path, names: Sequence[str], modules: dict[str, Path]) -> Path:
+def vmlinuz(release: str) -> Path:
+    """The kernel to boot, where either generation of the package has it."""
+    beside = WORKSHOP / f"usr/lib/modules/{release}/vmlinuz"
+    return beside if beside.exists() else WORKSHOP / f"boot/vmlinuz-{release}"
+
+
+def _image(place: Path, names: Sequence[str], modules: dict[str, Path], release: str) -> Path:
     """The guest with tests and modules as an ext4 image. The guest's root is not written to."""
     tests = place / "t"
     shutil.rmtree(tests, ignore_errors=True)
@@ -199,7 +206,6 @@ def _image(place: Path, names: Sequence[str], modules: dict[str, Path]) -> Path:
     image.unlink(missing_ok=True)
     with image.open("wb") as file:
         file.truncate(IMAGE_SIZE)
-    release = releases()[0]
     overlay = [place / "upper", place / "work", place / "root"]
     for path in overlay:
         shutil.rmtree(path, ignore_errors=True)
@@ -228,13 +234,14 @@ def tree() -> Path:
     return file
 
 
-def boot(name: str, tests: Sequence[str], modules: dict[str, Path], *, icount: bool = False) -> Run:
-    """Run tests (MODULE.FUNCTION) in a machine of their own; MODULES are files that come along, by name. With ICOUNT
-    its clock counts instructions."""
+def boot(name: str, tests: Sequence[str], modules: dict[str, Path], *, release: str = "", icount: bool = False) -> Run:
+    """Run tests (MODULE.FUNCTION) in a machine of their own; MODULES are files that come along, by name. RELEASE is the
+    kernel's, Debian 13's own if not said. With ICOUNT the clock counts instructions."""
+    release = release or releases()[0]
     place = PLACE / "machines" / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    image = _image(place, tests, modules)
+    image = _image(place, tests, modules, release)
     console, results = place / "console.log", place / "results.log"
     if icount:
         pace = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
@@ -248,7 +255,7 @@ def boot(name: str, tests: Sequence[str], modules: dict[str, Path], *, icount: b
         "-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot",
         "-serial", f"file:{console}", "-serial", f"file:{results}",
         "-drive", f"file={image},if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=boesfs",
-        "-kernel", str(WORKSHOP / f"boot/vmlinuz-{releases()[0]}"), "-append", append,
+        "-kernel", str(vmlinuz(release)), "-append", append,
     ]  # fmt: skip
     begun = time.monotonic()
     with (place / "qemu.log").open("wb") as log:
@@ -268,9 +275,13 @@ def boot(name: str, tests: Sequence[str], modules: dict[str, Path], *, icount: b
     return run
 
 
-def boot_all(groups: dict[str, Sequence[str]]) -> dict[str, Run]:
-    """Machines beside each other, as many as there are CPUs."""
-    modules = {"boesfs.ko": build()}
+def boot_all(groups: dict[str, Sequence[str]], newest: Sequence[str] = ()) -> dict[str, Run]:
+    """Machines beside each other, as many as there are CPUs; the one named `newest` has the newest kernel."""
+    build()
+    modules = {release: {"boesfs.ko": build_module(release)} for release in releases()}
+    own, last = releases()[0], releases()[-1]
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        runs = {name: pool.submit(boot, name, tests, modules) for name, tests in groups.items()}
+        runs = {name: pool.submit(boot, name, tests, modules[own]) for name, tests in groups.items()}
+        if newest:
+            runs["newest"] = pool.submit(boot, "newest", newest, modules[last], release=last)
         return {name: run.result() for name, run in runs.items()}

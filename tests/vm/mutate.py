@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds of the module with one check removed: each has to make a test fail.
+
+Every call of a function that asks the policy becomes a mutant in which it says yes, and MUTANTS names the other checks.
+All are built first, then loaded one after another; a machine that a mutant brings down is started again for the rest.
+Prints a line per mutant, writes build/bench/mutants.json, and exits with 1 when a mutant survives.
+
+    mutate.py [PART OF A NAME]...
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "appliance"))
+from machine import BUILD
+from workshop import KMOD, PLACE, boot, build, build_module, releases
+
+# The functions that ask, and what stands for "allowed".
+ASKING = (
+    *("boesfs_check", "boesfs_check_access", "check_file", "check_xattr", "check_setattr", "check_lock", "check_open"),
+    *("check_two", "boesfs_judge"),
+)
+ASKED_BY = {  # which tests notice, by file
+    "xattr.c": ["test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below"],
+    "file.c": [
+        "test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",
+        "test_policy.test_every_operation_is_asked_with_the_documented_arguments",
+        "test_policy.test_a_mapping_that_may_not_become_writable_kills_nobody",
+    ],
+    "inode.c": [
+        "test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",
+        "test_policy.test_an_exchange_needs_both_to_be_allowed",
+    ],
+    "dentry.c": ["test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below"],
+    "super.c": ["test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below"],
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file, and the tests of which one has to fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: list[str] = field(default_factory=list)
+    at: int = -1  # where in the file; -1: the only place
+
+
+RACES = [
+    "test_policy.test_a_verdict_on_a_name_that_moved_meanwhile_is_not_kept",
+    "test_policy.test_a_label_of_a_name_that_moved_meanwhile_is_not_kept",
+    "test_policy.test_the_new_name_of_a_file_counts_at_once_by_path_and_by_descriptor",
+    "test_policy.test_the_new_name_of_a_directory_counts_for_all_below_it",
+]
+BEHIND = [
+    "test_policy.test_a_rename_behind_the_mount_is_seen_at_the_next_walk",
+    "test_policy.test_negative_names_are_forgotten_when_something_appears_below",
+    "test_files.test_changes_behind_the_mount_are_seen",
+]
+MOUNTS = [
+    "test_files.test_a_mount_over_its_own_source_and_mounts_on_mounts",
+    "test_files.test_mounts_that_make_no_sense_are_refused_with_a_sentence",
+    "test_generations.test_what_does_not_exist_cannot_be_mounted",
+]
+MUTANTS = (
+    Mutant("verdicts are not clamped", "verdict.c", "return verdict <= 0 && verdict >= -MAX_ERRNO ? verdict : -EPERM;",
+           "return verdict;", ["test_policy.test_a_verdict_that_is_no_errno_denies_with_eperm"]),
+    Mutant("nobody is killed", "verdict.c", "boesfs_kill_caller();", ";",
+           ["test_policy.test_a_kill_ends_the_whole_thread_group"]),
+    Mutant("a kill leaves the namespace's init", "kill.c", "kill_pid(find_pid_ns(1, ns), SIGKILL, 1);", ";",
+           ["test_policy.test_a_kill_ends_the_pid_namespace_with_its_init"]),
+    Mutant("NOCACHE is ignored", "verdict.c", "} else if (!(call->ctx.flags & BOESFS_NOCACHE)) {", "} else {",
+           ["test_policy.test_nocache_asks_each_time"]),
+    Mutant("the cache flag is ignored", "verdict.c", "if (keep && allowed && ops->flags & BOESFS_CACHE)",
+           "if (keep && allowed)", ["test_policy.test_a_program_without_the_cache_flag_is_always_asked"]),
+    Mutant("chmod is kept", "verdict.c", "allowed = BIT_ULL(call->ctx.op) & ~BOESFS_NOT_KEPT;",
+           "allowed = BIT_ULL(call->ctx.op);",
+           ["test_policy.test_what_is_always_asked_is_asked_in_spite_of_a_cached_verdict"]),
+    Mutant("rename is kept", "verdict.c", "allowed = (allowed | call->ctx.allow) & ~BOESFS_ALWAYS_ASKED;",
+           "allowed = allowed | call->ctx.allow;",
+           ["test_policy.test_what_is_always_asked_is_asked_in_spite_of_a_cached_verdict",
+            "test_first.test_what_is_allowed_in_advance_is_not_asked_for_again"]),
+    Mutant("a verdict is kept for the next name", "verdict.c",
+           "if (bd->stamp == stamp && dentry->d_seq.seqcount.sequence == seq)", "if (bd->stamp == stamp)", RACES),
+    Mutant("a label is kept for the next name", "verdict.c",
+           "if (dentry->d_seq.seqcount.sequence == seq && !is_moving(dentry)) {", "{", RACES),
+    Mutant("a moved file keeps its verdicts", "verdict.c", "	WRITE_ONCE(bd->stamp, 0);\n	spin_unlock",
+           "	spin_unlock", RACES),
+    Mutant("a moved directory keeps what is below", "verdict.c",
+           "	if (d_is_dir(dentry))\n		boesfs_void_labels(dentry->d_sb);", "", RACES),
+    Mutant("generations do not count", "boesfs.h",
+           "boesfs_stamp(sbi, READ_ONCE(sbi->policy->generation))", "READ_ONCE(bd->stamp)",
+           ["test_generations.test_a_rule_counts_from_the_new_generation_on_also_for_open_descriptors"]),
+    Mutant("what has no label is open", "verdict.c", "return label < 0 ? -EPERM : label;",
+           "return label < 0 ? 0 : label;", ["test_policy.test_a_name_without_a_label_is_closed_and_all_below_it"]),
+    Mutant("a detached program leaves its mounts open", "verdict.c", "	verdict = -EPERM;\n	if (!ops)",
+           "	verdict = 0;\n	if (!ops)",
+           ["test_generations.test_detaching_closes_everything_and_attaching_again_opens_it"]),
+    Mutant("another program of the name is attached", "policy.c",
+           "if (program && program->ops) {\n		err = -EEXIST;", "if (0) {\n		err = -EEXIST;",
+           ["test_generations.test_a_second_program_of_the_name_is_refused"]),
+    Mutant("unknown policies are made", "policy.c", "} else if (id) {\n		policy = ERR_PTR(-ESRCH);",
+           "} else if (0) {",
+           ["test_generations.test_what_does_not_exist_cannot_be_mounted"]),
+    Mutant("any field is writable", "policy.c", "	return -EACCES;\n}\n\nstatic const struct bpf_verifier_ops",
+           "	return 0;\n}\n\nstatic const struct bpf_verifier_ops",
+           ["test_verifier.test_a_program_with_one_fault_is_refused_for_it"]),
+    Mutant("programs may sleep", "policy.c", "return prog->sleepable ? -EINVAL : 0;", "return 0;",
+           ["test_verifier.test_a_program_with_one_fault_is_refused_for_it"]),
+    Mutant("lower names are not compared", "dentry.c",
+           "read_seqcount_retry(&lower->d_seq, READ_ONCE(bd->lower_seq))", "false", BEHIND),
+    Mutant("lower inodes are not compared", "dentry.c", "if (seq & 1 || d_unhashed(lower))\n		return false;",
+           "if (0)\n		return false;", BEHIND),
+    Mutant("case-folding is stacked upon", "super.c",
+           "if (source->dentry->d_flags & (DCACHE_OP_HASH | DCACHE_OP_COMPARE))", "if (0)", MOUNTS),
+    Mutant("proc is stacked upon", "super.c", "|| is_kernel_view(lower))", ")", MOUNTS),
+    Mutant("no policy, but a mount", "super.c", "if (!name && !options->link && !options->id)", "if (0)", MOUNTS),
+    Mutant("at= may be anything", "super.c", "if (at[0] != '/' || strlen(at) >= PATH_MAX)", "if (0)",
+           ["test_files.test_mounts_that_make_no_sense_are_refused_with_a_sentence"]),
+    Mutant("a shared mapping becomes writable", "file.c", "vm_flags_clear(vma, VM_MAYWRITE);", ";",
+           ["test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",
+            "test_policy.test_a_mapping_that_may_not_become_writable_kills_nobody"]),
+    Mutant("what is removed loses its inode", "inode.c", "	dget(lower);", "	;",
+           ["test_files.test_names_behave_the_same",
+            "test_files.test_what_is_unlinked_and_held_by_a_path_behaves_the_same"]),
+    Mutant("set-id bits survive a truncation", "inode.c", "	drop_privileges(dentry, &below);", "	;",
+           ["test_files.test_set_id_bits_behave_the_same",
+            "test_policy.test_who_changes_the_content_takes_privileges_as_below"]),
+)  # fmt: skip
+
+
+def calls(text: str) -> Iterator[tuple[int, int, str]]:
+    """Where a function that asks is called, not defined."""
+    for match in re.finditer(r"\b(" + "|".join(ASKING) + r")\(", text):
+        depth, end = 1, match.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            end += 1
+        before = text[: match.start()].rsplit("\n", 1)[1]
+        if re.match(r"\s", before) and not text[end:].lstrip().startswith("{"):
+            yield match.start(), end, match[1]
+
+
+def without_asking() -> Iterator[Mutant]:
+    """A mutant per place that asks."""
+    for file, tests in ASKED_BY.items():
+        text = (KMOD / file).read_text()
+        for start, end, _ in calls(text):
+            line = text.count("\n", 0, start) + 1
+            yield Mutant(f"{file}:{line} does not ask", file, text[start:end], "0", tests, start)
+
+
+def make(number: int, mutant: Mutant) -> Path:
+    """The mutant as a module."""
+    source = PLACE / "mutants" / str(number)
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(KMOD, source)
+    text = (source / mutant.file).read_text()
+    if mutant.at < 0 and text.count(mutant.old) != 1:
+        raise SystemExit(f"mutate: {mutant.name}: {mutant.file} has that text {text.count(mutant.old)} times")
+    at = text.index(mutant.old) if mutant.at < 0 else mutant.at
+    (source / mutant.file).write_text(text[:at] + mutant.new + text[at + len(mutant.old) :])
+    return build_module(releases()[0], source, "KCFLAGS=-Wno-unused -Wno-unused-function")
+
+
+def judge(mutants: list[Mutant], modules: dict[str, Path]) -> dict[str, str]:
+    """What became of each mutant: the test that failed, `survived`, or how the machine ended."""
+    fates: dict[str, str] = {}
+    left = list(range(len(mutants)))
+    while left:
+        words = [word for number in left for word in (f"@m{number}.ko", *mutants[number].tests)]
+        files = {"boesfs.ko": build()} | {f"m{number}.ko": modules[f"m{number}.ko"] for number in left}
+        run = boot("mutants", words, files)
+        finished = "the tests are over" in run.console
+        for number in list(left):
+            mutant = mutants[number]
+            said = [run.results.get(f"@m{number}.ko {test}") for test in mutant.tests]
+            if not all(said) and not finished:
+                if not any(said) and number != left[0]:
+                    break  # not reached
+                fates[mutant.name] = "the machine went down"
+                left.remove(number)
+                break
+            failed = [test for test, result in zip(mutant.tests, said, strict=True) if not result or not result["ok"]]
+            fates[mutant.name] = failed[0] if failed else "survived"
+            left.remove(number)
+    return fates
+
+
+def main() -> int:
+    build()
+    mutants = [mutant for mutant in (*MUTANTS, *without_asking())
+               if not sys.argv[1:] or any(part in mutant.name for part in sys.argv[1:])]  # fmt: skip
+    with ThreadPoolExecutor(2) as pool:
+        built = list(pool.map(make, range(len(mutants)), mutants))
+    modules = {f"m{number}.ko": module for number, module in enumerate(built)}
+    fates = judge(mutants, modules)
+    for name, fate in fates.items():
+        print(f"{'SURVIVED' if fate == 'survived' else 'killed':9} {name}: {fate}")
+    survivors = [name for name, fate in fates.items() if fate == "survived"]
+    print(f"{len(fates)} mutants, {len(survivors)} survived")
+    (BUILD / "bench").mkdir(exist_ok=True)
+    (BUILD / "bench/mutants.json").write_text(json.dumps(fates, indent=1) + "\n")
+    shutil.rmtree(PLACE / "mutants", ignore_errors=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
