@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,11 @@ def child(work: Callable[[], object]) -> int:
 
 def exchange_module(file: str) -> None:
     """Put another boesfs.ko in the place of the one that is loaded."""
-    run("rmmod", "boesfs", check=False)
-    run("mount", "--bind", T / file, T / "boesfs.ko")
+    until = time.monotonic() + 10  # maps that were unpinned hold it until a grace period is over
+    while Path("/sys/module/boesfs").exists() and time.monotonic() < until:
+        run("rmmod", "boesfs", check=False)
+        time.sleep(0.05)
+    shutil.copyfile(T / file, T / "boesfs.ko")
     run("insmod", T / "boesfs.ko")
 
 
