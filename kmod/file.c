@@ -332,10 +332,7 @@ static long boesfs_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return -ENOTTY;
 }
 
-/*
- * ------------------------------------------------------------- locks: those of the lower file,
- * which others may share
- */
+/* ------------------------------------------------------------- locks: the lower file's own */
 
 static int check_lock(struct file *file, const struct file_lock *lock)
 {
@@ -387,40 +384,44 @@ static int boesfs_iterate(struct file *file, struct dir_context *ctx)
 	return err;
 }
 
-const struct file_operations boesfs_file_ops = { .owner = THIS_MODULE,
-						 .open = boesfs_open,
-						 .flush = boesfs_flush,
-						 .release = boesfs_release,
-						 .llseek = boesfs_llseek,
-						 .read_iter = boesfs_read_iter,
-						 .write_iter = boesfs_write_iter,
-						 .splice_read = boesfs_splice_read,
-						 .splice_write = boesfs_splice_write,
-						 .copy_file_range = boesfs_copy_file_range,
-						 .remap_file_range = boesfs_remap_file_range,
-						 .mmap = boesfs_mmap,
-						 .fsync = boesfs_fsync,
-						 .fallocate = boesfs_fallocate,
-						 .fadvise = boesfs_fadvise,
-						 .unlocked_ioctl = boesfs_ioctl,
-						 .compat_ioctl = compat_ptr_ioctl,
-						 .lock = boesfs_lock,
-						 .flock = boesfs_flock,
-						 BOESFS_NO_LEASES };
+const struct file_operations boesfs_file_ops = {
+	.owner = THIS_MODULE,
+	.open = boesfs_open,
+	.flush = boesfs_flush,
+	.release = boesfs_release,
+	.llseek = boesfs_llseek,
+	.read_iter = boesfs_read_iter,
+	.write_iter = boesfs_write_iter,
+	.splice_read = boesfs_splice_read,
+	.splice_write = boesfs_splice_write,
+	.copy_file_range = boesfs_copy_file_range,
+	.remap_file_range = boesfs_remap_file_range,
+	.mmap = boesfs_mmap,
+	.fsync = boesfs_fsync,
+	.fallocate = boesfs_fallocate,
+	.fadvise = boesfs_fadvise,
+	.unlocked_ioctl = boesfs_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.lock = boesfs_lock,
+	.flock = boesfs_flock,
+	BOESFS_NO_LEASES
+};
 
-const struct file_operations boesfs_dir_ops = { .owner = THIS_MODULE,
-						.open = boesfs_open,
-						.flush = boesfs_flush,
-						.release = boesfs_release,
-						.llseek = boesfs_llseek,
-						.read = generic_read_dir,
-						.iterate_shared = boesfs_iterate,
-						.fsync = boesfs_fsync,
-						.unlocked_ioctl = boesfs_ioctl,
-						.compat_ioctl = compat_ptr_ioctl,
-						.flock = boesfs_flock,
-						.lock = boesfs_lock,
-						BOESFS_NO_LEASES };
+const struct file_operations boesfs_dir_ops = {
+	.owner = THIS_MODULE,
+	.open = boesfs_open,
+	.flush = boesfs_flush,
+	.release = boesfs_release,
+	.llseek = boesfs_llseek,
+	.read = generic_read_dir,
+	.iterate_shared = boesfs_iterate,
+	.fsync = boesfs_fsync,
+	.unlocked_ioctl = boesfs_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.flock = boesfs_flock,
+	.lock = boesfs_lock,
+	BOESFS_NO_LEASES
+};
 
 const struct file_operations boesfs_special_ops = {
 	.owner = THIS_MODULE,

@@ -180,10 +180,7 @@ void boesfs_policy_remove_mount(struct list_head *node)
 	mutex_unlock(&programs_lock);
 }
 
-/*
- * ------------------------------------------------------------- the loader's calls, from a
- * BPF_PROG_TYPE_SYSCALL program
- */
+/* ------------------------------------------------------------- the loader's calls */
 
 static bool is_name(const char *name, u32 size)
 {

@@ -42,10 +42,14 @@ enum boesfs_param {
 };
 
 static const struct fs_parameter_spec boesfs_params[] = {
-	fsparam_string("at", Opt_at),		fsparam_u64("instance", Opt_instance),
-	fsparam_flag("nopolicy", Opt_nopolicy), fsparam_string("policy", Opt_policy),
-	fsparam_fd("policy_fd", Opt_policy_fd), fsparam_u32("policy_id", Opt_policy_id),
-	fsparam_string("source", Opt_source),	{}
+	fsparam_string("at", Opt_at),
+	fsparam_u64("instance", Opt_instance),
+	fsparam_flag("nopolicy", Opt_nopolicy),
+	fsparam_string("policy", Opt_policy),
+	fsparam_fd("policy_fd", Opt_policy_fd),
+	fsparam_u32("policy_id", Opt_policy_id),
+	fsparam_string("source", Opt_source),
+	{}
 };
 
 /*

@@ -5,7 +5,6 @@
  * generation plus the number of directories that were renamed on this mount. Whatever voids them
  * changes the stamp, or is noticed under d_lock before they are stored.
  */
-#include <linux/pid_namespace.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 
@@ -127,7 +126,7 @@ static int root_label(const struct boesfs_view *view)
 		name.len = strcspn(at, "/");
 		if (!name.len)
 			return label;
-		/* boesfs_parse_at() has seen to its length */
+		/* parse_at() has seen to its length */
 		memcpy(component, at, name.len);
 		component[name.len] = '\0';
 		label = ask_label(view, label, &name);
