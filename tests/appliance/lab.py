@@ -517,8 +517,9 @@ def _busctl_value(value: Any) -> list[str]:
 
 
 def as_user(name: str) -> list[str]:
-    """Words before a command that it is run by. Not runuser: PAM writes to the journal, which may be busy."""
-    return ["setpriv", f"--reuid={name}", f"--regid={'nogroup' if name == 'nobody' else name}", "--clear-groups", "--"]
+    """Words before a command that it is run by, with the groups of a login. Not runuser: PAM writes to the journal,
+    which may be busy."""
+    return ["setpriv", f"--reuid={name}", f"--regid={'nogroup' if name == 'nobody' else name}", "--init-groups", "--"]
 
 
 def machine_name(what: str) -> str:

@@ -20,7 +20,7 @@ BOOT_TIMEOUT = 60.0
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "polkitd", "curl", "ca-certificates", "iproute2", "procps", "zstd", "zip"),
     *("python3", "python3-pystemd", "python3-sdnotify", "python3-dbus-next", "python3-aiosqlite", "python3-pyroute2"),
-    *("python3-jsonschema", "python3-yaml", "python3-httptools", "python3-uvloop", "busybox"),
+    *("python3-jsonschema", "python3-yaml", "python3-httptools", "python3-uvloop", "busybox", "strace"),
 )
 OURS = (
     *("usr/lib/boesfs", "usr/sbin/boesfsd", "usr/lib/systemd/system/boesfs*", "usr/lib/*.d/boesfsd.conf"),
@@ -120,6 +120,7 @@ class Machine:
         subprocess.run(["mount", "-t", "overlay", "boesfs-appliance", "-o", options, str(self.root)], check=True)
         command = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--capability=all", "--private-network",
+            "--link-journal=no",  # its journal is its own, also where the host has no machine id yet
             f"--machine={self.name}", "-D", str(self.root), *(f"--tmpfs={item}" for item in self._tmpfs),
             "--console=pipe", "-b", "systemd.unified_cgroup_hierarchy=1",
         ]  # fmt: skip

@@ -29,8 +29,9 @@ class Storm:
     def __init__(self, bus: MessageBus, source: str) -> None:
         self.bus = bus
         self.source = source
-        self.present: set[str] = set()
+        self.present: dict[str, int] = {}  # and the memory that its last acknowledged deployment gave it
         self.unsure: set[str] = set()
+        self.replaced = 0
         self.faults: list[str] = []
         self.answers = 0
         self.count = 0
@@ -53,10 +54,11 @@ class Storm:
                 self.count += 1
                 name, member = f"f{self.count}", "Deploy"
             self.unsure.add(name)
-            self.present.discard(name)
+            before = self.present.pop(name, 0)
+            memory = random.choice([megabytes for megabytes in (64, 80, 96) if megabytes != before])
             body: list[object] = [APP, name]
             if member == "Deploy":
-                body += [self.source, {"replace": Variant("b", True), "memory": Variant("i", random.choice([64, 96]))}]
+                body += [self.source, {"replace": Variant("b", True), "memory": Variant("i", memory)}]
             reply = await self.ask(member, "sssa{sv}" if member == "Deploy" else "ss", body)
             if reply.error_name:
                 if "Disconnected" in reply.error_name or "NoReply" in reply.error_name:
@@ -65,12 +67,13 @@ class Storm:
                 return
             self.unsure.discard(name)
             if member == "Deploy":
-                self.present.add(name)
+                self.present[name] = memory
+                self.replaced += before > 0
 
     async def calls(self) -> None:
         """Calls straight onto the sockets of acknowledged functions: the daemon's death is not their business."""
         while True:
-            names = sorted(self.present - self.unsure)
+            names = sorted(self.present)
             if not names:
                 await asyncio.sleep(0.01)
                 continue
@@ -81,8 +84,8 @@ class Storm:
             if result != "200" and name in self.present:
                 self.faults.append(f"call of {name}: {result}")
 
-    async def listed(self) -> set[str]:
-        """Functions that boesfsd knows, once it is back."""
+    async def listed(self) -> dict[str, int]:
+        """Functions that boesfsd knows, once it is back, and their memory."""
         end = asyncio.get_running_loop().time() + READY_TIMEOUT
         while asyncio.get_running_loop().time() < end:
             try:
@@ -90,9 +93,18 @@ class Storm:
             except TimeoutError:
                 continue
             if not reply.error_name:
-                return {row[1] for row in reply.body[0]}
+                return {row[1]: await self.memory(row[4]) for row in reply.body[0]}
             await asyncio.sleep(0.05)
         raise SystemExit("storm: boesfsd did not come back")
+
+    async def memory(self, path: str) -> int:
+        """What the function at PATH is limited to, in megabytes."""
+        message = Message(
+            destination=NAME, path=path, interface="org.freedesktop.DBus.Properties", member="Get", signature="ss",
+            body=[f"{NAME}.Function", "Limits"],
+        )  # fmt: skip
+        reply = await asyncio.wait_for(self.bus.call(message), 30)
+        return int(reply.body[0].value["memory"].value)
 
     async def round(self) -> None:
         """Work, kill, wait, compare."""
@@ -105,13 +117,18 @@ class Storm:
         self.killed = True
         await worker
         listed = await self.listed()
-        missing, extra = self.present - listed, listed - self.present - self.unsure
+        missing, extra = self.present.keys() - listed, listed.keys() - self.present.keys() - self.unsure
         self.faults += [f"acknowledged {name} is lost" for name in missing]
+        self.faults += [
+            f"{name} was given {memory} MB and has {listed[name]}"
+            for name, memory in self.present.items()
+            if listed.get(name, memory) != memory
+        ]
         self.faults += [f"{name} is there but was removed, or never asked for" for name in extra]
         self.present, self.unsure = listed, set()
 
 
-def orphans(present: set[str]) -> list[str]:
+def orphans(present: dict[str, int]) -> list[str]:
     """Anything of functions that boesfsd does not know."""
     rows = json.loads(
         subprocess.check_output(
@@ -151,8 +168,17 @@ async def main() -> None:
     subprocess.check_call(["systemctl", "restart", "boesfsd"])  # noqa: ASYNC221
     left = orphans(await storm.listed())
     unanswered = [name for name in storm.present if await call(f"/run/boesfs/by-name/{APP}/{name}") != "200"]
-    print(json.dumps({"rounds": rounds, "asked": storm.count, "present": len(storm.present), "answers": storm.answers,
-                      "faults": storm.faults[:50], "orphans": left, "unanswered": unanswered}))  # fmt: skip
+    report = {
+        "rounds": rounds,
+        "asked": storm.count,
+        "present": len(storm.present),
+        "replaced": storm.replaced,
+        "answers": storm.answers,
+        "faults": storm.faults[:50],
+        "orphans": left,
+        "unanswered": unanswered,
+    }
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ def test_a_hundred_kills_of_the_daemon_lose_nothing_and_leave_nothing(own: Lab) 
     assert report["orphans"] == []
     assert report["unanswered"] == []
     assert report["present"] > 0
+    assert report["replaced"] > STORM_ROUNDS
     assert report["answers"] > STORM_ROUNDS
     # some kills met a removal half-way, or nothing was shown of what is swept up after one
     own.machine.run("journalctl", "--sync")

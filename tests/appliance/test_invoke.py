@@ -3,6 +3,7 @@
 
 import hashlib
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -379,6 +380,29 @@ def test_calls_around_the_idle_timeout_are_all_answered(deploy: Deploy) -> None:
         time.sleep(0.975 + number / 100)
         assert function.direct(b"x").text == "hello"
         time.sleep(0.975 + number / 100)
+
+
+def test_a_call_that_comes_when_the_instance_has_decided_to_end_is_answered_by_the_next(deploy: Deploy) -> None:
+    # every poll() of the agent ends half a second after it has found what it returns: the last one found nothing
+    function = deploy(HELLO, idle_timeout=1, concurrency=1)
+    function.direct(b"x")
+    pid = function.pid()
+    log = f"/tmp/{function.id}.strace"
+    trace = f"exec strace -qq -p {pid} -e trace=poll -e inject=poll:delay_exit=500000 -o {log}"
+    tracer = subprocess.Popen(function.lab.machine.enter("sh", "-c", trace))
+
+    def decided() -> bool:
+        lines = function.lab.machine.shell(f"cat {log}", check=False).splitlines()
+        return bool(lines) and "= 0 (Timeout)" in lines[-1]
+
+    wait_for(lambda: "TracerPid:\t0" not in function.lab.machine.shell(f"cat /proc/{pid}/status"))
+    assert function.direct(b"x").text == "hello"
+    assert function.pid() == pid
+    wait_for(decided, 10)
+    assert function.state() == "active"
+    assert function.direct(b"x").text == "hello"
+    assert function.pid() != pid
+    tracer.wait(10)
 
 
 def test_a_new_version_answers_while_a_running_call_ends_on_the_old_one(deploy: Deploy) -> None:

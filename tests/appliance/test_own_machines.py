@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hosts with something missing: no polkit, no space."""
+"""Hosts that are set up in their own way: without polkit, with a rule of their own for it, without space."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from conftest import OwnLab
-from lab import ERROR, FUNCTION, HELLO, Bus, BusError, Deployed, Lab, wait_for
+from lab import ERROR, FUNCTION, HELLO, MANAGER, ROOT, Bus, BusError, Deployed, Lab, wait_for
 
 STANDARD = "org.freedesktop.DBus.Error."
 
@@ -30,6 +30,53 @@ def test_without_polkit_only_root_may_change_anything(own_lab: OwnLab) -> None:
                 nobody.manager(member, signature, *body)
             assert caught.value.name == f"{STANDARD}AccessDenied"
         nobody.close()
+
+
+RULE = """\
+polkit.addRule(function(action, subject) {
+    var granted = ["org.boesfs.faas1.deploy", "org.boesfs.faas1.control"];
+    if (subject.isInGroup("deployers") && granted.indexOf(action.id) >= 0)
+        return polkit.Result.YES;
+});
+"""
+
+
+def granted(bus: Bus, calls: list[tuple[str, str, str, str, list[Any]]]) -> list[str]:
+    """The members of CALLS that were not refused for want of authorisation."""
+    members = []
+    for path, interface, member, signature, body in calls:
+        try:
+            bus.call(path, interface, member, signature, *body)
+        except BusError as error:
+            if error.name == f"{STANDARD}InteractiveAuthorizationRequired":
+                continue
+            raise
+        members.append(member)
+    return members
+
+
+@pytest.mark.xdist_group("polkit")
+def test_a_polkit_rule_grants_a_group_what_it_names_and_nothing_else(own_lab: OwnLab) -> None:
+    users = "groupadd deployers; useradd -G deployers rosa; useradd tom"
+    rule = f"cat > /etc/polkit-1/rules.d/50-own.rules <<'END'\n{RULE}END"
+    with own_lab("polkit-rule", prepare=f"{users}\n{rule}") as lab:
+        app = lab.app()
+        function = lab.deploy(app, HELLO)
+        calls: list[tuple[str, str, str, str, list[Any]]] = [
+            (ROOT, MANAGER, "Deploy", "sssa{sv}", [app, "hers", function.source, {}]),
+            (ROOT, MANAGER, "CreateApp", "sa{sv}", ["x", {}]),
+            (ROOT, MANAGER, "Remove", "ss", [app, function.name]),
+            (function.path, FUNCTION, "Stop", "", []),
+            (function.path, FUNCTION, "Start", "", []),
+        ]
+        rosa, tom = Bus(lab.machine, "rosa"), Bus(lab.machine, "tom")
+        assert granted(tom, calls) == []
+        assert granted(rosa, calls) == ["Deploy", "Stop", "Start"]
+        assert [row[1] for row in lab.bus.manager("ListFunctions", "s", "")] == [function.name, "hers"]
+        assert [row[0] for row in lab.bus.manager("ListApps")] == [app]
+        assert function.call(b"x").text == "hello"
+        rosa.close()
+        tom.close()
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,25 @@ def test_a_warm_instance_is_found_again(own: Lab, function: Deployed, how: str) 
     assert function.pid() == pid
 
 
+def test_a_daemon_that_hangs_is_ended_by_systemd_s_watchdog_and_its_calls_go_on(own_lab: OwnLab) -> None:
+    directory = "/etc/systemd/system/boesfsd.service.d"
+    drop_in = f"mkdir -p {directory}; printf '[Service]\\nWatchdogSec=2\\n' > {directory}/watchdog.conf"
+    with own_lab("watchdog", prepare=f"{drop_in}; systemctl daemon-reload") as lab:
+        function = lab.deploy(lab.app(), HELLO)
+        time.sleep(4.5)  # twice its time: what answers in time is left alone
+        assert lab.show("boesfsd.service", "NRestarts")["NRestarts"] == "0"
+        hung = lab.daemon_pid()
+        lab.machine.run("kill", "-STOP", str(hung))
+        waiting = function.begin(b"x")
+        assert function.direct(b"x").text == "hello"
+        wait_for(lambda: lab.daemon_pid() not in (0, hung), 10)
+        restarted(lab)
+        assert lab.show("boesfsd.service", "NRestarts")["NRestarts"] == "1"
+        assert "Watchdog timeout" in lab.machine.shell("journalctl -q -o cat -u boesfsd")
+        assert lab.end(waiting).text == "hello"
+        assert function.call(b"x").text == "hello"
+
+
 def test_calls_on_the_socket_are_answered_all_through_a_kill(own: Lab, function: Deployed) -> None:
     answers: list[Answer] = []
     done = threading.Event()

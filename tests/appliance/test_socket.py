@@ -79,6 +79,20 @@ def test_a_user_outside_the_group_may_not_call_the_socket(deploy: Deploy) -> Non
     assert function.state() == "inactive"
 
 
+def test_a_member_of_the_group_boesfs_may_call_the_socket_and_an_ordinary_user_becomes_one(deploy: Deploy) -> None:
+    function = deploy(HELLO)
+    run, user = function.lab.machine.run, function.lab.unique("caller")
+    call = (*as_user(user), "curl", "-sS", "--unix-socket", function.socket, "-X", "POST", "http://function/call")
+    run("useradd", user)
+    assert run(*call, check=False).returncode == 7
+    run("usermod", "--append", "--groups=boesfs", user)
+    assert run(*call).stdout == "hello"
+    assert (
+        run(*as_user(user), "touch", "/run/boesfs/fn/own.sock", check=False).returncode == 1
+    )  # nor put one of theirs there
+    run("userdel", user)
+
+
 def test_a_malformed_request_is_answered_400_and_the_next_one_is_served(deploy: Deploy) -> None:
     function = deploy(HELLO)
     answer = function.lab.python(
