@@ -102,8 +102,12 @@ static int own_user_namespace(uid_t uid)
 
 	if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
 		return -1;
-	if (prctl(PR_SET_DUMPABLE, 1) || unshare(CLONE_NEWUSER))
+	if (prctl(PR_SET_DUMPABLE, 1))
 		return -1;
+	if (unshare(CLONE_NEWUSER)) {
+		errno = EUSERS;		/* whatever forbids it: a sysctl, a security module, a chroot */
+		return -1;
+	}
 	snprintf(map, sizeof map, "%u %u 1\n", uid, uid);
 	if (write_once("/proc/self/setgroups", "deny") || write_once("/proc/self/uid_map", map) ||
 	    write_once("/proc/self/gid_map", map))

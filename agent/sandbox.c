@@ -35,6 +35,8 @@ static _Noreturn void refuse(int fd, const struct step *step)
 		len += snprintf(text + len, sizeof text - len, " %.120s", step->argv[i]);
 	if (errno == EOPNOTSUPP && (step->op == OP_LANDLOCK || step->op == OP_PORTS))
 		reason = "this kernel's Landlock cannot (see landlock= in boesfsd.conf(5))";
+	if (errno == EUSERS && step->op == OP_DROP)
+		reason = "this host makes no user namespaces (see Check in boesfsd(8))";
 	snprintf(text + len, sizeof text - len, ": %s", reason);
 	report(fd, text);
 	_exit(1);

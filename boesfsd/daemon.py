@@ -161,6 +161,7 @@ class Daemon:
             if "cgroup2" in line
         )
         missing = host.missing_controllers()
+        forbidden = host.forbidden_user_namespaces()
         return [
             ("controllers", "ok", "Memory, CPU and task limits are enforced", "")
             if not missing
@@ -177,6 +178,14 @@ class Daemon:
                 "error" if needed else "warning",
                 "This kernel has no Landlock",
                 "boot with lsm=landlock,…",
+            ),
+            ("user-namespaces", "ok", "Each instance gets a user namespace of its own", "")
+            if not forbidden
+            else (
+                "user-namespaces",
+                "error",
+                f"No function can start: {forbidden} is 0",
+                f"sysctl {forbidden}={host.USER_NAMESPACES[forbidden]}",
             ),
             ("favordynmods", "ok", "Control groups are set for quick starts", "")
             if favor

@@ -15,6 +15,8 @@ from boesfsd.units import CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
 
 AGENT = Path("/usr/lib/boesfs/boesfs-agent")
 CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
+# sysctl(8) settings that forbid them when they are 0, and a value that does not; the second is of Debian's kernel
+USER_NAMESPACES = {"user.max_user_namespaces": 65536, "kernel.unprivileged_userns_clone": 1}
 UNIT_FILES = Path("/run/systemd/units")
 RESOLVERS = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")
 
@@ -79,6 +81,18 @@ def missing_controllers() -> str:
     except OSError:
         there = []
     return ", ".join(name for name in ("memory", "cpu", "pids", "cpuset") if name not in there)
+
+
+def forbidden_user_namespaces() -> str:
+    """The sysctl(8) setting that keeps functions from a user namespace of their own, which none starts without; "" when
+    there is none."""
+    for name in USER_NAMESPACES:
+        try:
+            if not int(Path("/proc/sys", name.replace(".", "/")).read_text()):
+                return name
+        except OSError:
+            continue  # a kernel that has no such setting
+    return ""
 
 
 def network_namespaces() -> set[str]:

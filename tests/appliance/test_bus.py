@@ -29,7 +29,8 @@ from lab import (
 
 Deploy = Callable[..., Deployed]
 STANDARD = "org.freedesktop.DBus.Error."
-XML = Path(__file__).resolve().parents[2] / "boesfsd/bus/org.boesfs.Faas1.xml"
+TOP = Path(__file__).resolve().parents[2]
+XML = TOP / "boesfsd/bus/org.boesfs.Faas1.xml"
 SLEEP = "import time\ndef handler(ctx, data):\n    time.sleep(20)\n"
 INTERACTIVE = 4
 
@@ -151,7 +152,9 @@ def test_check_says_what_the_host_can_do(bus: Bus) -> None:
     rows = {row[0]: row[1:] for row in bus.manager("Check")}
     assert rows["landlock"][0] == "ok"
     assert {state for state, *_ in rows.values()} <= {"ok", "warning", "error"}
-    assert {"landlock", "listen", "runtimes"} <= rows.keys()
+    assert list(rows) == ["controllers", "landlock", "user-namespaces", "favordynmods", "listen", "runtimes"]
+    page = (TOP / "docs/man/boesfsd.8").read_text().replace("\\-", "-")
+    assert f"id ({', '.join(rows)})" in page
 
 
 def test_the_manager_s_properties_describe_the_daemon(bus: Bus) -> None:

@@ -110,6 +110,27 @@ def the_neighbour_is_started(bench: Bench) -> None:
     assert answer_of(bench.probe) == 1
 
 
+@check
+def a_host_that_forbids_user_namespaces_is_told_so_by_the_call_and_by_check(bench: Bench) -> None:
+    for setting, remedy in (("kernel.unprivileged_userns_clone", "1"), ("user.max_user_namespaces", "65536")):
+        function = bench.deploy(HELLO)
+        run = bench.lab.machine.run
+        before = run("sysctl", "-n", setting).stdout.strip()
+        run("sysctl", "-q", f"{setting}=0")
+        try:
+            answer = ask(function, "x")
+            (row,) = (row for row in bench.lab.bus.manager("Check") if row[0] == "user-namespaces")
+        finally:
+            run("sysctl", "-q", f"{setting}={before}")
+        assert answer.status == 502, answer
+        assert "this host makes no user namespaces (see Check in boesfsd(8))" in answer.text, answer
+        assert row[1:] == ["error", f"No function can start: {setting} is 0", f"sysctl {setting}={remedy}"], row
+        assert ask(function, "x").text == "hello"
+        function.remove()
+    (row,) = (row for row in bench.lab.bus.manager("Check") if row[0] == "user-namespaces")
+    assert row[1] == "ok", row
+
+
 # --- what an instance may take
 
 
