@@ -15,12 +15,13 @@ LIB := $(DESTDIR)/usr/lib/boesfs
 AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
-.PHONY: all help host-packages venv install demo test unit lint appliance-test test-vm bench bench-vm mutate soak clean
+.PHONY: all help host-packages venv install demo test unit lint appliance-test test-vm test-vm-full bench bench-vm mutate soak clean
 all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf
 
 help:
 	@echo "make demo            boot an appliance, deploy a function, call it, show what it may not do"
 	@echo "make test            all tests (make unit, make appliance-test and make test-vm are its parts)"
+	@echo "make test-vm-full    the kernel module's long tests; make test-vm KERNEL=debug: on a kernel that checks itself"
 	@echo "make bench           cold and warm starts beside other ways to run the same function"
 	@echo "make bench-vm        what BoesFS costs, in instructions of an emulated machine, beside its peers"
 	@echo "make mutate          the kernel module with one check removed, again and again: a test has to fail each time"
@@ -113,17 +114,23 @@ appliance-test: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/appliance -n 4 --dist loadgroup --durations 10 --ignore tests/appliance/test_floors.py
 	$(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
 
+# KERNEL=debug: the kernel module's tests alone, on a kernel that is built for it (an hour) and checks itself.
 test-vm: $(VENV)/.done all
-	$(VENV)/bin/python -m pytest tests/vm --durations 3
+	BOESFS_KERNEL=$(KERNEL) $(VENV)/bin/python -m pytest $(if $(KERNEL),tests/vm/test_kernel.py,tests/vm) --durations 3
+
+# The long tests of the kernel module too: fsx, random trees, each stressor by itself. About half an hour.
+test-vm-full: host-packages $(VENV)/.done all
+	BOESFS_FULL=1 $(VENV)/bin/python -m pytest tests/vm --durations 10
 
 lint: $(VENV)/.done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# The floors with ten times the rounds: about half an hour.
-soak: $(VENV)/.done all
+# The floors with ten times the rounds, and the long tests of the kernel module with three times the work.
+soak: host-packages $(VENV)/.done all
 	BOESFS_SOAK=10 $(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
+	BOESFS_FULL=1 BOESFS_SCALE=3 $(VENV)/bin/python -m pytest tests/vm/test_kernel.py --durations 10
 
 bench: host-packages $(VENV)/.done
 	@dpkg-query -W -f '' docker.io crun runc 2>/dev/null || apt-get install -y -qq --no-install-recommends docker.io crun runc

@@ -13,7 +13,8 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / name) for name in ("vm", "appliance")]
 from machine import BUILD  # noqa: E402
-from workshop import boot, build, releases, tree  # noqa: E402
+from machines import boot  # noqa: E402
+from workshop import build, kernels, tree  # noqa: E402
 
 TESTS = ("operations", "new_objects", "rules", "programs")
 PEERS = """\
@@ -54,7 +55,7 @@ def main() -> int:
                 rows.append(line)
                 shown = f"{line['p50']:14.0f}   {line['ratio_p50']:.3f} x {base}"
                 print(f"{measure:16} {subject:14} n {line['n']:3} p50 {shown}", flush=True)
-    print(f"kernel {releases()[0]}, QEMU TCG, -icount shift=0, one CPU\n{PEERS}")
+    print(f"kernel {kernels()[0].release}, QEMU TCG, -icount shift=0, one CPU\n{PEERS}")
     out = BUILD / "bench"
     out.mkdir(exist_ok=True)
     (out / "vm.json").write_text(json.dumps(rows, indent=1) + "\n")

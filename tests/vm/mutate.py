@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "appliance"))
 from machine import BUILD
-from workshop import KMOD, PLACE, boot, build, build_module, releases
+from machines import boot
+from workshop import KMOD, PLACE, build, build_module, kernels
 
 # The functions that ask, and what stands for "allowed".
 ASKING = (
@@ -168,7 +169,7 @@ def make(number: int, mutant: Mutant) -> Path:
         raise SystemExit(f"mutate: {mutant.name}: {mutant.file} has that text {text.count(mutant.old)} times")
     at = text.index(mutant.old) if mutant.at < 0 else mutant.at
     (source / mutant.file).write_text(text[:at] + mutant.new + text[at + len(mutant.old) :])
-    return build_module(releases()[0], source, "KCFLAGS=-w")
+    return build_module(kernels()[0], source, "KCFLAGS=-w")
 
 
 def judge(mutants: list[Mutant], modules: dict[str, Path]) -> dict[str, str]:

@@ -2,12 +2,28 @@
 """The kernel module on a real kernel: each function of kernel/guest/test_*.py runs in a machine, and is a test here."""
 
 import ast
+import os
 from collections.abc import Sequence
 
 import pytest
-from workshop import KERNEL, Run, boot_all, build_module, build_workshop, releases
+from machines import Run, boot_all
+from workshop import (
+    BUILDER,
+    KERNEL,
+    Kernel,
+    build,
+    build_builder,
+    build_debug_kernel,
+    build_module,
+    build_workshop,
+    kernels,
+)
 
-MODULES = sorted(path.stem for path in (KERNEL / "guest").glob("test_*.py"))
+DEBUG = os.environ.get("BOESFS_KERNEL") == "debug"
+FULL = "BOESFS_FULL" in os.environ
+PREFIXES = ("test_", *(["full_"] if FULL else []), *(["debug_"] if DEBUG else []))
+MODULES = sorted(path.stem for path in (KERNEL / "guest").glob("*.py") if path.stem.startswith(PREFIXES))
+DEADLINE = 5400 if DEBUG or FULL else 900  # seconds for one machine
 
 
 def functions(module: str) -> list[str]:
@@ -19,22 +35,36 @@ def functions(module: str) -> list[str]:
 GROUPS: dict[str, Sequence[str]] = {module: [f"{module}.{name}" for name in functions(module)] for module in MODULES}
 NAMES = [name for names in GROUPS.values() for name in names]
 # Enough to see that the newest kernel's interfaces are used as they are meant; all the rest on Debian 13's own.
-NEWEST = [
-    *GROUPS["test_first"],
-    "test_policy.test_every_operation_is_asked_with_the_documented_arguments",
-    "test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",
-    "test_policy.test_the_new_name_of_a_directory_counts_for_all_below_it",
-    "test_generations.test_detaching_closes_everything_and_attaching_again_opens_it",
-    "test_files.test_names_behave_the_same",
-    "test_files.test_data_behaves_the_same",
-    "test_files.test_mappings_behave_the_same",
-]
+NEWEST: list[str] = (
+    []
+    if DEBUG
+    else [
+        *GROUPS["test_first"],
+        "test_policy.test_every_operation_is_asked_with_the_documented_arguments",
+        "test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",
+        "test_policy.test_the_new_name_of_a_directory_counts_for_all_below_it",
+        "test_generations.test_detaching_closes_everything_and_attaching_again_opens_it",
+        "test_files.test_names_behave_the_same",
+        "test_files.test_data_behaves_the_same",
+        "test_files.test_mappings_behave_the_same",
+    ]
+)
 
 
 @pytest.fixture(scope="session")
 def runs() -> dict[str, Run]:
     """A machine per module of tests."""
-    return boot_all(GROUPS, NEWEST)
+    build()
+    extra = {}
+    if FULL:
+        build_builder()
+        extra["fsx"] = BUILDER / "usr/local/bin/fsx"
+    debug = build_debug_kernel() if DEBUG else None
+
+    def on(name: str) -> Kernel:
+        return debug or kernels()[name == "newest"]
+
+    return boot_all({**GROUPS, **({"newest": NEWEST} if NEWEST else {})}, on, extra, DEADLINE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,7 +83,7 @@ def test_in_the_newest_kernel(runs: dict[str, Run], name: str) -> None:
     assert run.results[name]["ok"], run.results[name]["detail"]
 
 
-@pytest.mark.parametrize("module", [*MODULES, "newest"])
+@pytest.mark.parametrize("module", [*MODULES, *(["newest"] if NEWEST else [])])
 def test_the_kernel_has_nothing_to_complain_of(runs: dict[str, Run], module: str) -> None:
     assert "the tests are over" in runs[module].console
     assert runs[module].broken == []
@@ -61,13 +91,13 @@ def test_the_kernel_has_nothing_to_complain_of(runs: dict[str, Run], module: str
 
 def test_the_module_builds_without_warnings_on_every_kernel_there_are_headers_of() -> None:
     build_workshop()
-    assert len(releases()) == 2, "Debian 13's own kernel and the newest of backports"
-    for release in releases():
-        assert build_module(release).stat().st_size
+    assert len(kernels()) == 2, "Debian 13's own kernel and the newest of backports"
+    for kernel in kernels():
+        assert build_module(kernel).stat().st_size
 
 
 def test_the_module_carries_btf_that_can_be_relocated() -> None:
     build_workshop()
-    data = build_module(releases()[0]).read_bytes()
+    data = build_module(kernels()[0]).read_bytes()
     assert b".BTF.base\0" in data
     assert b"bpf_struct_ops_boesfs_policy_ops\0" in data

@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the kernel module is built, and the small machines that test it. The workshop is a Debian 13 root with the
-headers of its kernel and of the newest one in backports; a guest is another, without systemd, that runs test functions
-from its init and switches itself off. Both are made once, by the list of what is in them."""
+"""What the kernel module and its tests are built with, each a Debian 13 root under build/kernel that is made once, by
+the list of what is in it: the workshop with compilers and the headers of two kernels, the guest that the test machines
+boot, and, for the long tests only, the builder, which has the kernel's source too and makes a kernel for debugging."""
 
 import fcntl
 import hashlib
-import json
 import os
+import re
 import shutil
 import subprocess
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from machine import BUILD, SUITE, TOP, mirror
-from vm import build_tools, qemu
+from vm import build_tools
 
 KERNEL = TOP / "tests/vm/kernel"
 KMOD = TOP / "kmod"
@@ -25,6 +21,9 @@ PLACE = BUILD / "kernel"
 WORKSHOP = PLACE / "workshop"
 NEWEST = PLACE / "newest"
 GUEST = PLACE / "guest"
+BUILDER = PLACE / "builder"
+DEBUG_CONFIG = KERNEL / "debug.config"
+SOURCE, DEBUG_TREE = "/usr/src/linux", "/usr/src/debug"  # in the builder
 FLAVOUR = "cloud-amd64"  # ext4 and NVMe are built in: no initrd
 WORKSHOP_PACKAGES = (
     *(f"linux-headers-{FLAVOUR}", f"linux-image-{FLAVOUR}", "gcc", "make", "libc6-dev", "clang", "llvm", "bpftool"),
@@ -34,23 +33,41 @@ GUEST_PACKAGES = (
     *("python3-minimal", "libpython3-stdlib", "libbpf1", "libelf1t64", "attr", "acl", "util-linux", "mount", "kmod"),
     *("e2fsprogs", "procps", "strace", "stress-ng", "fio", "apparmor"),
 )
-BROKEN = ("BUG:", "WARNING:", "Oops", "Call Trace", "refcount", "KFENCE", "Kernel panic", "detected stalls")
-IMAGE_SIZE = 6 << 30  # sparse; the tests work on the root's ext4
-DEADLINE = 900.0  # seconds for one machine
+BUILDER_PACKAGES = (
+    *GUEST_PACKAGES,
+    *(
+        "linux-source",
+        "gcc",
+        "make",
+        "libc6-dev",
+        "bc",
+        "flex",
+        "bison",
+        "perl-base",
+        "libelf-dev",
+        "libssl-dev",
+        "pahole",
+    ),
+    *("xz-utils", "python3", "cargo", "ca-certificates"),
+)
+FSX = "fsx@0.3.0"  # the file system exerciser, as a crate
 
 
-@dataclass
-class Run:
-    """What a machine left: results by test, and its console."""
+@dataclass(frozen=True)
+class Kernel:
+    """One that the module is built for: its release, the root and the tree in there to build by, and what to boot."""
 
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
-    console: str = ""
-    seconds: float = 0.0
+    release: str
+    root: Path
+    tree: str
+    image: Path
+    modules: Path
+    """Its own modules."""
 
     @property
-    def broken(self) -> list[str]:
-        """Lines in which the kernel complains."""
-        return [line for line in self.console.splitlines() if any(word in line for word in BROKEN)]
+    def debug(self) -> bool:
+        """Whether it checks itself."""
+        return self.root == BUILDER
 
 
 def _digest(*things: object) -> str:
@@ -102,23 +119,76 @@ def build_workshop() -> None:
     stamp.write_text(wanted)
 
 
-def releases() -> list[str]:
-    """The kernels that the workshop has headers of; Debian 13's own first."""
-    return sorted(path.name for path in (WORKSHOP / "usr/lib/modules").iterdir() if (path / "build").exists())
+def kernels() -> list[Kernel]:
+    """The two that the workshop has headers of; Debian 13's own first."""
+    found = []
+    for modules in sorted((WORKSHOP / "usr/lib/modules").iterdir()):
+        if (modules / "build").exists():
+            beside = modules / "vmlinuz"  # either generation of the package has it in a place of its own
+            image = beside if beside.exists() else WORKSHOP / f"boot/vmlinuz-{modules.name}"
+            found.append(Kernel(modules.name, WORKSHOP, f"/lib/modules/{modules.name}/build", image, modules))
+    return found
 
 
-def build_module(release: str, source: Path = KMOD, *make: str) -> Path:
+def build_builder() -> None:
+    """Debian 13 with the source of its kernel, what that is built with, and fsx. It can be booted as a guest too."""
+    wanted = _digest(SUITE, FSX, *BUILDER_PACKAGES)
+    stamp = PLACE / "builder.stamp"
+    if _fresh(stamp, wanted):
+        return
+    print("Making the builder, with the kernel's source", flush=True)
+    shutil.rmtree(BUILDER, ignore_errors=True)
+    command = ["mmdebstrap", "--quiet", "--variant=apt", "--include=" + ",".join(BUILDER_PACKAGES)]
+    subprocess.run([*command, SUITE, str(BUILDER), mirror()], check=True)
+    (archive,) = (BUILDER / "usr/src").glob("linux-source-*.tar.xz")
+    inside(
+        BUILDER, "sh", "-c", f"cd /usr/src && tar -xf {archive.name} && rm {archive.name} && mv linux-source-* linux"
+    )
+    for name in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
+        shutil.copyfile(f"/{name}", BUILDER / name)
+    inside(BUILDER, "cargo", "install", "--quiet", "--locked", "--root", "/usr/local", FSX)
+    for name in ("root/.cargo", "var/lib/apt", "var/cache/apt", "usr/share/doc"):
+        shutil.rmtree(BUILDER / name, ignore_errors=True)
+    for name in ("t", "scratch"):
+        (BUILDER / name).mkdir()
+    stamp.write_text(wanted)
+
+
+def build_debug_kernel() -> Kernel:
+    """Debian's source with KASAN, lockdep, kmemleak, fault injection; SystemExit names an option that is not taken."""
+    build_builder()
+    tree = BUILDER / DEBUG_TREE.lstrip("/")
+    stamp = PLACE / "debug.stamp"
+    wanted = _digest((PLACE / "builder.stamp").read_text(), DEBUG_CONFIG.read_text())
+    make = ("make", "-s", "-C", SOURCE, f"O={DEBUG_TREE}", f"-j{os.cpu_count()}")
+    if not _fresh(stamp, wanted):
+        print("Building the kernel for debugging; this takes a while", flush=True)
+        shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir()
+        shutil.copyfile(DEBUG_CONFIG, tree / "wanted")
+        inside(BUILDER, *make, f"KCONFIG_ALLCONFIG={DEBUG_TREE}/wanted", "allnoconfig")
+        taken = (tree / ".config").read_text().splitlines()
+        options = re.findall(r"^CONFIG_.*", DEBUG_CONFIG.read_text(), re.MULTILINE)
+        if missing := [option for option in options if option not in taken]:
+            raise SystemExit(f"{DEBUG_CONFIG}: not taken, for want of what they depend on: {', '.join(missing)}")
+        inside(BUILDER, *make, "bzImage", "modules")
+        stamp.write_text(wanted)
+    release = (tree / "include/config/kernel.release").read_text().strip()
+    return Kernel(release, BUILDER, DEBUG_TREE, tree / "arch/x86/boot/bzImage", tree / "no-modules")
+
+
+def build_module(kernel: Kernel, source: Path = KMOD, *make: str) -> Path:
     """boesfs.ko for a kernel. A warning is an error."""
     build_workshop()
-    wanted = _digest(source, release, *make)
-    place = WORKSHOP / "src" / f"kmod-{wanted[:16]}"
+    wanted = _digest(source, kernel.release, *make)
+    place = kernel.root / "src" / f"kmod-{wanted[:16]}"
     if not (place / "done").exists():
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(source, place, ignore=shutil.ignore_patterns("*.o", "*.ko", ".*"))
-        words = ["make", "-s", "-C", f"/lib/modules/{release}/build", f"M=/src/{place.name}", *make, "modules"]
-        said = inside(WORKSHOP, *words)
+        words = ["make", "-s", "-C", kernel.tree, f"M=/src/{place.name}", *make, "modules"]
+        said = inside(kernel.root, *words)
         if "warning:" in said or not (place / "boesfs.ko").exists():
-            raise SystemExit(f"kmod on {release}:\n{said}")
+            raise SystemExit(f"kmod on {kernel.release}:\n{said}")
         (place / "done").touch()
     return place / "boesfs.ko"
 
@@ -137,7 +207,7 @@ def build_policy() -> Path:
     script = f"""
 set -e
 cd /src/{place.name}
-bpftool btf dump file /usr/src/linux-headers-{releases()[0]}/vmlinux format c > vmlinux.h
+bpftool btf dump file /usr/src/linux-headers-{kernels()[0].release}/vmlinux format c > vmlinux.h
 for file in *.bpf.c; do
     clang -O2 -g -target bpf -Wall -D__TARGET_ARCH_x86 -I. -c $file -o ${{file%.c}}.o
 done
@@ -169,7 +239,7 @@ def build_guest() -> None:
 
 
 def build() -> Path:
-    """All that a machine needs; the module of Debian 13's own kernel. One process at a time builds."""
+    """All that the short tests' machines need; the module of Debian 13's own kernel. One process at a time builds."""
     PLACE.mkdir(parents=True, exist_ok=True)
     with (PLACE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -177,52 +247,7 @@ def build() -> Path:
         build_workshop()
         build_guest()
         build_policy()
-        return build_module(releases()[0])
-
-
-def vmlinuz(release: str) -> Path:
-    """The kernel to boot, where either generation of the package has it."""
-    beside = WORKSHOP / f"usr/lib/modules/{release}/vmlinuz"
-    return beside if beside.exists() else WORKSHOP / f"boot/vmlinuz-{release}"
-
-
-def _image(place: Path, names: Sequence[str], modules: dict[str, Path], release: str) -> Path:
-    """The guest with tests and modules as an ext4 image. The guest's root is not written to."""
-    tests = place / "t"
-    shutil.rmtree(tests, ignore_errors=True)
-    shutil.copytree(KERNEL / "guest", tests, ignore=shutil.ignore_patterns("__pycache__"))
-    policy = build_policy()
-    for file in (*policy.glob("*.bpf.o"), *policy.glob("tool_*"), policy / "loader", KMOD / "boesfs_abi.h"):
-        if file.suffix != ".c":
-            shutil.copy2(file, tests / file.name.removeprefix("tool_"))
-    for name, file in modules.items():
-        shutil.copy2(file, tests / name)
-        if name.endswith(".ko"):
-            subprocess.run(["strip", "-g", str(tests / name)], check=True)
-    without = ["objcopy", "--remove-section", ".BTF", "--remove-section", ".BTF.base"]
-    subprocess.run([*without, str(tests / "boesfs.ko"), str(tests / "no-btf.ko")], check=True)
-    (tests / "names").write_text(" ".join(names))
-    image = place / "root.ext4"
-    image.unlink(missing_ok=True)
-    with image.open("wb") as file:
-        file.truncate(IMAGE_SIZE)
-    overlay = [place / "upper", place / "work", place / "root"]
-    for path in overlay:
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
-    shutil.copytree(tests, place / "upper/t")
-    kernel_modules = place / "upper/usr/lib/modules"
-    kernel_modules.mkdir(parents=True)
-    shutil.copytree(WORKSHOP / "usr/lib/modules" / release, kernel_modules / release, symlinks=True)
-    options = f"lowerdir={GUEST},upperdir={overlay[0]},workdir={overlay[1]}"
-    script = (
-        f'mount -t overlay boesfs-guest -o {options} "$0" && PATH=$PATH:/usr/sbin:/sbin '
-        f'mke2fs -q -F -t ext4 -O verity -E lazy_itable_init=1 -d "$0" {image}'
-    )
-    subprocess.run(["unshare", "--mount", "sh", "-c", script, str(overlay[2])], check=True)
-    for path in overlay:
-        shutil.rmtree(path)
-    return image
+        return build_module(kernels()[0])
 
 
 def tree() -> Path:
@@ -232,56 +257,3 @@ def tree() -> Path:
         source = next((WORKSHOP / "usr/src").glob("linux-headers-6*-common"))
         subprocess.run(["tar", "-C", str(source / "include"), "-cf", str(file), "linux"], check=True)
     return file
-
-
-def boot(name: str, tests: Sequence[str], modules: dict[str, Path], *, release: str = "", icount: bool = False) -> Run:
-    """Run tests (MODULE.FUNCTION) in a machine of their own; MODULES are files that come along, by name. RELEASE is the
-    kernel's, Debian 13's own if not said. With ICOUNT the clock counts instructions."""
-    release = release or releases()[0]
-    place = PLACE / "machines" / name
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    image = _image(place, tests, modules, release)
-    console, results = place / "console.log", place / "results.log"
-    if icount:
-        pace = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
-    else:
-        pace = ["-accel", "tcg,thread=multi", "-smp", "2"]
-    # ext4's initialising of inode tables in the background would be measured too
-    append = "root=/dev/nvme0n1 rw rootflags=noinit_itable init=/t/init console=ttyS0 panic=1 oops=panic nokaslr"
-    append += " quiet loglevel=5"
-    command = [
-        *qemu(), *pace, "-cpu", "max", "-m", "2G",
-        "-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot",
-        "-serial", f"file:{console}", "-serial", f"file:{results}",
-        "-drive", f"file={image},if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=boesfs",
-        "-kernel", str(vmlinuz(release)), "-append", append,
-    ]  # fmt: skip
-    begun = time.monotonic()
-    with (place / "qemu.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    run = Run(seconds=time.monotonic() - begun)
-    run.console = console.read_text(errors="replace") if console.exists() else (place / "qemu.log").read_text()
-    for line in results.read_text(errors="replace").splitlines() if results.exists() else ():
-        if line.startswith("RESULT "):
-            said = json.loads(line.removeprefix("RESULT "))
-            run.results[said["name"]] = said
-    image.unlink()
-    return run
-
-
-def boot_all(groups: dict[str, Sequence[str]], newest: Sequence[str] = ()) -> dict[str, Run]:
-    """Machines beside each other, as many as there are CPUs; the one named `newest` has the newest kernel."""
-    build()
-    modules = {release: {"boesfs.ko": build_module(release)} for release in releases()}
-    own, last = releases()[0], releases()[-1]
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        runs = {name: pool.submit(boot, name, tests, modules[own]) for name, tests in groups.items()}
-        if newest:
-            runs["newest"] = pool.submit(boot, "newest", newest, modules[last], release=last)
-        return {name: run.result() for name, run in runs.items()}

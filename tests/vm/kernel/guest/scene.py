@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ ABI = {name: int(number) for name, number in re.findall(r"(BOESFS_\w+) = (\d+)\b
 ABI |= {name: 1 << int(bit) for name, bit in re.findall(r"(BOESFS_\w+) = 1 << (\d+)", _HEADER)}
 OPS = {name.removeprefix("BOESFS_OP_").lower(): number for name, number in ABI.items() if name.startswith("BOESFS_OP_")}
 OP_NAMES = {number: name for name, number in OPS.items() if name != "nr"}
+SCALE = int(os.environ.get("BOESFS_SCALE", "1"))
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,8 +57,18 @@ def refused(number: int = errno.EPERM) -> Iterator[None]:
         raise AssertionError(f"not refused with {errno.errorcode[number]}")
 
 
-def child(work: Callable[[], object]) -> int:
-    """Run WORK in a process; its wait status. An exception is status 1."""
+@contextlib.contextmanager
+def opened(path: Path | str, flags: int = os.O_RDONLY, mode: int = 0o644) -> Iterator[int]:
+    """A descriptor for a block."""
+    fd = os.open(path, flags, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def begin(work: Callable[[], object]) -> int:
+    """Run WORK in a process; its pid. An exception is status 1."""
     pid = os.fork()
     if not pid:
         try:
@@ -65,7 +77,46 @@ def child(work: Callable[[], object]) -> int:
         except BaseException as error:  # noqa: BLE001 (the child must not go on with the tests)
             print("child:", repr(error))
             os._exit(1)
-    return os.waitpid(pid, 0)[1]
+    return pid
+
+
+def child(work: Callable[[], object]) -> int:
+    """Run WORK in a process; its wait status. An exception is status 1."""
+    return os.waitpid(begin(work), 0)[1]
+
+
+def start(work: Callable[[], object], uid: int | None = None) -> Callable[[], None]:
+    """Begin WORK in a process of its own, as user UID. What it raises is raised by the function that is returned."""
+    reader, writer = os.pipe()
+
+    def tell() -> None:
+        os.close(reader)
+        try:
+            if uid is not None:
+                os.setgroups([])
+                os.setgid(uid)
+                os.setuid(uid)
+            work()
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode()[-4000:])
+            raise
+
+    pid = begin(tell)
+    os.close(writer)
+
+    def join() -> None:
+        with open(reader, "rb") as file:
+            said = file.read().decode()
+        status = os.waitpid(pid, 0)[1]
+        assert not status, said or f"wait status {status}"
+
+    return join
+
+
+def parallel(works: list[Callable[[], object]]) -> None:
+    """All WORKS at the same time, each in a process."""
+    for join in [start(work) for work in works]:
+        join()
 
 
 def exchange_module(file: str) -> None:

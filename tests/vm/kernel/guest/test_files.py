@@ -16,10 +16,10 @@ import struct
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from scene import LIBC, Scene, refused, run
+from scene import LIBC, Scene, opened, parallel, refused, run, start
 
 USER = 1000
 NOREPLACE, EXCHANGE = 1, 2  # renameat2
@@ -40,52 +40,9 @@ def call(number: int, *words: object) -> int:
     return result
 
 
-def start(work: Callable[[], object], uid: int | None = None) -> Callable[[], None]:
-    """Begin WORK in a process of its own, as user UID. What it raises is raised by the function that is returned."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.close(reader)
-            if uid is not None:
-                os.setgroups([])
-                os.setgid(uid)
-                os.setuid(uid)
-            work()
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 (the child must not go on with the tests)
-            os.write(writer, traceback.format_exc().encode()[-4000:])
-            os._exit(1)
-    os.close(writer)
-
-    def join() -> None:
-        with open(reader, "rb") as file:
-            said = file.read().decode()
-        status = os.waitpid(pid, 0)[1]
-        assert not status, said or f"wait status {status}"
-
-    return join
-
-
 def apart(work: Callable[[], object], uid: int | None = USER) -> None:
     """WORK in a process of its own, as an unprivileged user unless UID says another."""
     start(work, uid)()
-
-
-def parallel(works: list[Callable[[], object]]) -> None:
-    """All WORKS at the same time, each in a process."""
-    for join in [start(work) for work in works]:
-        join()
-
-
-@contextlib.contextmanager
-def opened(path: Path | str, flags: int = os.O_RDWR, mode: int = 0o644) -> Iterator[int]:
-    """A descriptor for a block."""
-    fd = os.open(path, flags, mode)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def link_fd(fd: int, name: Path) -> None:
@@ -233,7 +190,7 @@ def special_files_work(d: Path) -> None:
     assert (d / "null").stat().st_rdev == os.makedev(1, 3)
     (d / "null").write_text("gone")
     assert (d / "null").read_bytes() == b""
-    with opened(d / "zero") as fd:
+    with opened(d / "zero", os.O_RDWR) as fd:
         assert os.read(fd, 8) == bytes(8)
         assert mmap.mmap(fd, 4096, mmap.MAP_PRIVATE)[:8] == bytes(8)
     os.mknod(d / "none", 0o666 | stat.S_IFCHR, os.makedev(240, 77))
@@ -297,7 +254,7 @@ def rename_works(d: Path) -> None:
     (d / "b").write_text("b")
     (d / "x/y/z").mkdir(parents=True)
     (d / "o").mkdir()
-    with opened(d / "b") as fd:
+    with opened(d / "b", os.O_RDWR) as fd:
         (d / "a").rename(d / "b")
         assert os.pread(fd, 9, 0) == b"b"
         assert os.fstat(fd).st_nlink == 0
@@ -621,7 +578,7 @@ def sizes_and_holes_work(d: Path) -> list[int]:
 
 def mappings_work(d: Path) -> None:
     (d / "f").write_bytes(b"." * 10000)
-    with opened(d / "f") as fd:
+    with opened(d / "f", os.O_RDWR) as fd:
         shared = mmap.mmap(fd, 10000)
         private = mmap.mmap(fd, 10000, mmap.MAP_PRIVATE)
         shared[5000:5003] = b"abc"
@@ -645,7 +602,7 @@ def mappings_work(d: Path) -> None:
         private.close()
         shared.close()
     (d / "short").write_bytes(b"12345")
-    with opened(d / "short") as fd:
+    with opened(d / "short", os.O_RDWR) as fd:
         page = mmap.mmap(fd, 5)
         os.ftruncate(fd, 0)
 
@@ -667,7 +624,7 @@ def pipes_and_files_join(d: Path) -> None:
     """sendfile and splice, from and to files."""
     data = random.Random(1).randbytes(300_000)
     (d / "f").write_bytes(data)
-    with opened(d / "f") as source, opened(d / "g", os.O_CREAT | os.O_RDWR) as target:
+    with opened(d / "f", os.O_RDWR) as source, opened(d / "g", os.O_CREAT | os.O_RDWR) as target:
         while os.sendfile(target, source, None, 1 << 20):
             pass
         assert (d / "g").read_bytes() == data
@@ -703,7 +660,7 @@ def pipes_and_files_join(d: Path) -> None:
 def ranges_are_copied(d: Path) -> list[int]:
     data = random.Random(2).randbytes(100_000)
     (d / "f").write_bytes(data)
-    with opened(d / "f") as source, opened(d / "g", os.O_CREAT | os.O_RDWR) as target:
+    with opened(d / "f", os.O_RDWR) as source, opened(d / "g", os.O_CREAT | os.O_RDWR) as target:
         done = 0
         while moved := os.copy_file_range(source, target, 1 << 20):
             done += moved
@@ -818,7 +775,7 @@ def attributes_are_told(d: Path) -> list[int]:
     before = time.time_ns() - 10**8
     os.utime(d / "f")
     assert (d / "f").stat().st_mtime_ns > before
-    with opened(d / "f") as fd:
+    with opened(d / "f", os.O_RDWR) as fd:
         os.fchmod(fd, 0o600)
         os.fchown(fd, 0, 0)
         os.utime(fd, ns=(1, 2))
@@ -1392,7 +1349,7 @@ def test_deviations_are_as_documented(s: Scene) -> None:
     (up / "f").write_text("x" * 5000)
     (up / "g").touch()
     fiemap = bytearray(struct.pack("QQIIII", 0, 1 << 20, 0, 0, 0, 0))
-    with opened(up / "f") as fd, opened(up, os.O_RDONLY) as directory:
+    with opened(up / "f", os.O_RDWR) as fd, opened(up, os.O_RDONLY) as directory:
         for lease in (fcntl.F_RDLCK, fcntl.F_WRLCK):
             with refused(errno.EINVAL):
                 fcntl.fcntl(fd, fcntl.F_SETLEASE, lease)
@@ -1412,7 +1369,7 @@ def test_deviations_are_as_documented(s: Scene) -> None:
             fcntl.ioctl(directory, 0xC0045877, struct.pack("i", 0))  # FIFREEZE
         with refused(errno.EOPNOTSUPP):  # io_uring goes without
             os.preadv(fd, [bytearray(4)], 0, RWF_NOWAIT)
-        with opened(up / "g") as other:
+        with opened(up / "g", os.O_RDWR) as other:
             request = bytearray(struct.pack("QQHHIqQQiI", 0, 4096, 1, 0, 0, other, 0, 0, 0, 0))
             fcntl.ioctl(fd, 0xC0189436, request)  # FIDEDUPERANGE: an answer for each file
             assert struct.unpack("QQHHIqQQiI", request)[8] == -errno.EINVAL
@@ -1425,7 +1382,7 @@ def test_deviations_are_as_documented(s: Scene) -> None:
     os.readlink(up / "l")
     assert (up / "l").lstat().st_atime_ns == 1, "reading a link leaves its access time"
     os.mkfifo(up / "fifo")
-    with opened(up / "fifo"), refused(errno.ENXIO):  # a FIFO of each mount
+    with opened(up / "fifo", os.O_RDWR), refused(errno.ENXIO):  # a FIFO of each mount
         os.open(s.lower / "fifo", os.O_WRONLY | os.O_NONBLOCK)
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
         server.bind(str(s.lower / "sock"))
@@ -1435,7 +1392,7 @@ def test_deviations_are_as_documented(s: Scene) -> None:
     shutil.copy("/usr/bin/sleep", up / "sleep")
     with subprocess.Popen([up / "sleep", "60"]) as sleeper:
         time.sleep(0.3)
-        with opened(s.lower / "sleep"):
+        with opened(s.lower / "sleep", os.O_RDWR):
             pass  # what runs on the mount is not busy below
         sleeper.kill()
 
@@ -1448,7 +1405,7 @@ def test_mappings_are_coherent_between_mounts_and_the_lower_file(s: Scene) -> No
     one, two = s.mount(), s.mount(target=s.home / "two")
     (s.lower / "f").write_bytes(b"." * 12288)
     with contextlib.ExitStack() as stack:
-        fds = {d: stack.enter_context(opened(d / "f")) for d in (one, two, s.lower)}
+        fds = {d: stack.enter_context(opened(d / "f", os.O_RDWR)) for d in (one, two, s.lower)}
         maps = {d: stack.enter_context(mmap.mmap(fd, 12288)) for d, fd in fds.items()}
         private = {d: stack.enter_context(mmap.mmap(fd, 12288, mmap.MAP_PRIVATE)) for d, fd in fds.items()}
         for n, writer in enumerate(maps):
@@ -1480,15 +1437,15 @@ def test_ranges_are_copied_between_mounts(s: Scene) -> None:
     one, two = s.mount(), s.mount(target=s.home / "two")
     data = random.Random(4).randbytes(50_000)
     (one / "f").write_bytes(data)
-    with opened(one / "f") as source, opened(two / "g", os.O_CREAT | os.O_RDWR) as target:
+    with opened(one / "f", os.O_RDWR) as source, opened(two / "g", os.O_CREAT | os.O_RDWR) as target:
         assert os.copy_file_range(source, target, 50_000) == 50_000
         with refused(errno.EXDEV):
             fcntl.ioctl(target, FICLONE, source)
     assert (s.lower / "g").read_bytes() == data
-    with opened(one / "f") as source, opened(two / "f") as target, refused(errno.EINVAL):
+    with opened(one / "f", os.O_RDWR) as source, opened(two / "f", os.O_RDWR) as target, refused(errno.EINVAL):
         os.copy_file_range(source, target, 1000, 0, 500)
     for a, b in ((s.lower, one), (one, s.lower)):
-        with opened(a / "f") as source, opened(b / "h", os.O_CREAT | os.O_RDWR) as target:
+        with opened(a / "f", os.O_RDWR) as source, opened(b / "h", os.O_CREAT | os.O_RDWR) as target:
             with refused(errno.EXDEV):
                 os.copy_file_range(source, target, 100)
             assert os.sendfile(target, source, 0, 50_000) == 50_000
@@ -1546,7 +1503,7 @@ def test_locks_conflict_between_mounts_and_with_the_lower_file(s: Scene) -> None
                 say, hear = os.pipe(), os.pipe()
 
                 def hold(take=take, mine=mine, write=write, say=say, hear=hear) -> None:  # noqa: ANN001
-                    with opened(mine / "f") as fd:
+                    with opened(mine / "f", os.O_RDWR) as fd:
                         take(fd, write)
                         os.write(say[1], b"held")
                         os.read(hear[0], 1)
@@ -1556,7 +1513,7 @@ def test_locks_conflict_between_mounts_and_with_the_lower_file(s: Scene) -> None
                 join = start(hold)
                 assert os.read(say[0], 9) == b"held"
                 what = f"{name}, {mine.name} against {other.name}, {write=}"
-                with opened(other / "f") as fd:
+                with opened(other / "f", os.O_RDWR) as fd:
                     assert number_of(lambda fd=fd, take=take: take(fd, True)) == errno.EAGAIN, what
                     assert number_of(lambda fd=fd, take=take: take(fd, False)) == (errno.EAGAIN if write else 0), what
                     if name == "posix" and write:
@@ -1576,7 +1533,7 @@ def test_locks_of_ranges_and_waiting_for_them(s: Scene) -> None:
     s.policy()
     one, two = s.mount(), s.mount(target=s.home / "two")
     (s.lower / "f").write_text("x" * 100)
-    with opened(one / "f") as a, opened(two / "f") as b, opened(s.lower / "f") as c:
+    with opened(one / "f", os.O_RDWR) as a, opened(two / "f", os.O_RDWR) as b, opened(s.lower / "f", os.O_RDWR) as c:
         ofd(a, fcntl.F_WRLCK, 0, 10)
         ofd(b, fcntl.F_WRLCK, 10, 10)
         with refused(errno.EAGAIN):
@@ -1585,24 +1542,24 @@ def test_locks_of_ranges_and_waiting_for_them(s: Scene) -> None:
             ofd(a, fcntl.F_RDLCK, 5, 10)
         ofd(a, fcntl.F_UNLCK, 9, 1)
         ofd(c, fcntl.F_WRLCK, 9, 1)
-    with opened(one / "f") as a:
+    with opened(one / "f", os.O_RDWR) as a:
         fcntl.lockf(a, fcntl.LOCK_EX)
         waited = time.monotonic()
 
         def wait() -> None:
-            with opened(two / "f") as b:
+            with opened(two / "f", os.O_RDWR) as b:
                 fcntl.lockf(b, fcntl.LOCK_EX)
                 os.write(b, b"got it")
 
         join = start(wait)
         time.sleep(0.3)
         assert (s.lower / "f").read_bytes()[:6] == b"xxxxxx"
-        with opened(one / "f"):
+        with opened(one / "f", os.O_RDWR):
             pass  # closing any descriptor of the file gives the process's locks back
         join()
         assert time.monotonic() - waited > 0.3
         assert (s.lower / "f").read_bytes()[:6] == b"got it"
-    with opened(one / "f") as a, opened(one / "f") as b:
+    with opened(one / "f", os.O_RDWR) as a, opened(one / "f", os.O_RDWR) as b:
         fcntl.flock(a, fcntl.LOCK_EX)
         twin = os.dup(a)
         with refused(errno.EAGAIN):
@@ -1626,7 +1583,7 @@ def test_locks_of_ranges_and_waiting_for_them(s: Scene) -> None:
 
     with contextlib.suppress(AssertionError):
         apart(die, None)
-    with opened(s.lower / "f") as fd:
+    with opened(s.lower / "f", os.O_RDWR) as fd:
         for take in LOCKS.values():
             if take is not LOCKS["ofd"]:
                 take(fd, True)
@@ -1741,7 +1698,7 @@ def test_attributes_changed_behind_the_mount_count(s: Scene) -> None:
         over.chmod(0o777)
     run("chattr", "-i", f)
     over.write_text("y")
-    with opened(over) as fd:
+    with opened(over, os.O_RDWR) as fd:
         run("chattr", "+a", f)
         with refused(errno.EPERM):
             os.ftruncate(fd, 0)
@@ -1751,7 +1708,7 @@ def test_attributes_changed_behind_the_mount_count(s: Scene) -> None:
         os.write(fd, b"z")
     run("chattr", "-a", f)
     over.write_text("again")
-    with opened(over) as fd:
+    with opened(over, os.O_RDWR) as fd:
         run("chattr", "+i", f)
         with refused(errno.EPERM):
             os.write(fd, b"x")
@@ -1916,14 +1873,14 @@ def test_a_mount_over_its_own_source_and_mounts_on_mounts(s: Scene) -> None:
     (two / "d").mkdir()
     (two / "f").rename(two / "d/f")
     assert (s.lower / "d/f").read_text() == "below"
-    with opened(two / "d/f") as fd:
+    with opened(two / "d/f", os.O_RDWR) as fd:
         page = mmap.mmap(fd, 5)
         page[:5] = b"BELOW"
         maps = Path("/proc/self/maps").read_text()
         page.close()
         assert " /d/f\n" in maps, "the path in the lower boesfs's mount of the source, which has no place of its own"
         fcntl.lockf(fd, fcntl.LOCK_EX)
-        with opened(s.lower / "d/f") as below, refused(errno.EAGAIN):
+        with opened(s.lower / "d/f", os.O_RDWR) as below, refused(errno.EAGAIN):
             ofd(below, fcntl.F_WRLCK)
         os.lseek(fd, 0, os.SEEK_SET)
         reader, writer = os.pipe()
@@ -1933,7 +1890,7 @@ def test_a_mount_over_its_own_source_and_mounts_on_mounts(s: Scene) -> None:
         os.close(writer)
     (two / "suid").touch()
     (two / "suid").chmod(0o6777)
-    with opened(two / "suid") as fd:
+    with opened(two / "suid", os.O_RDWR) as fd:
         apart(lambda: os.write(fd, b"x"))
     assert stat.S_IMODE((two / "suid").stat().st_mode) == 0o777
     (s.lower / "suid").chmod(0o6777)
@@ -1976,7 +1933,7 @@ def test_options_are_shown_again(s: Scene) -> None:
     assert (up / "f").read_text() == "not read-only below"
     run("mount", "-o", "remount,rw", up)
     (up / "g").touch()
-    with opened(up / "g"):
+    with opened(up / "g", os.O_RDWR):
         assert "busy" in run("mount", "-o", "remount,ro", up, check=False).stderr
     s.umount()
     s.mount(nopolicy=True)
@@ -2084,7 +2041,7 @@ def test_a_lower_mount_without_programs_devices_and_set_id_bits_stays_so(s: Scen
         assert run(d / "id", "-u", user=USER).stdout == f"{USER}\n"
         (d / "sgid" / d.name).touch()
         assert (d / "sgid" / d.name).stat().st_gid == 55
-        with opened(d / "null") as fd:
+        with opened(d / "null", os.O_RDWR) as fd:
             os.write(fd, b"x")
     s.umount()
     run("mount", "-o", "remount,bind,suid", lower)

@@ -15,12 +15,12 @@ import stat
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scene import ABI, ALL, LIBC, OPS, Policy, Scene, T, bits, child, killed, refused, run
+from scene import ABI, ALL, LIBC, OPS, Policy, Scene, T, begin, bits, child, killed, opened, refused, run
 
 NEVER_ASKED = {"init", "destroy", "lookup2", "default", "nr"}
 GETVERSION, GETFLAGS, SETFLAGS, NODUMP = 0x80087601, 0x80086601, 0x40086602, 0x40
@@ -36,16 +36,6 @@ def call(name: str, *args: Any) -> int:
     if answer == -1:
         raise OSError(ctypes.get_errno(), name)
     return answer
-
-
-@contextlib.contextmanager
-def opened(path: Path, flags: int = os.O_RDONLY, mode: int = 0o644) -> Iterator[int]:
-    """A descriptor."""
-    fd = os.open(path, flags, mode)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def with_file(work: Callable[[int], object], flags: int = os.O_RDWR, name: str = "file") -> Callable[[Path], object]:
@@ -1178,15 +1168,14 @@ def racing(s: Scene, seconds: float, *, directory: bool, behind: Path | None = N
     policy = s.policy()
     policy.rule("/shut", deny=bits("open"))
     up = s.mount()
-    readers = []
-    for _ in range(3):
-        pid = os.fork()
-        if not pid:
-            while True:
-                for name in ("shut", "open"):
-                    with contextlib.suppress(OSError):
-                        os.close(os.open(up / name / inner, os.O_RDONLY))
-        readers.append(pid)
+
+    def read() -> None:
+        while True:
+            for name in ("shut", "open"):
+                with contextlib.suppress(OSError):
+                    os.close(os.open(up / name / inner, os.O_RDONLY))
+
+    readers = [begin(read) for _ in range(3)]
     moves, seen = 0, 0
     where = behind or up
     end = time.monotonic() + seconds
@@ -1233,11 +1222,7 @@ def test_a_verdict_on_a_name_that_moved_meanwhile_is_not_kept(s: Scene) -> None:
     up = s.mount()
     for flags, what, inner in ((0, "file", ""), (2, "file", ""), (0, "dir", "inner")):
         os.stat(up / "open" / what / inner)
-        pid = os.fork()
-        if not pid:
-            with contextlib.suppress(OSError):
-                os.open(up / "open" / what / inner, os.O_RDONLY)
-            os._exit(0)
+        pid = begin(lambda what=what, inner=inner: os.open(up / "open" / what / inner, os.O_RDONLY))
         time.sleep(0.1)
         rename2(up, f"open/{what}", f"shut/{what}", flags)
         with refused():
@@ -1266,11 +1251,7 @@ def test_a_label_of_a_name_that_moved_meanwhile_is_not_kept(s: Scene) -> None:
         os.stat(up / "open" / what / inner)
         os.stat(up / "shut")
         policy.bump()
-        pid = os.fork()
-        if not pid:
-            with contextlib.suppress(OSError):
-                os.open(up / "open" / what / inner, os.O_RDONLY)
-            os._exit(0)
+        pid = begin(lambda what=what, inner=inner: os.open(up / "open" / what / inner, os.O_RDONLY))
         time.sleep(0.1)
         call("renameat", -100, os.fsencode(s.lower / "open" / what), -100, os.fsencode(s.lower / "shut" / what))
         with refused():

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The long tests: what make test-vm-full adds to the others. BOESFS_SCALE (of make soak) multiplies what they do."""
+
+import filecmp
+import hashlib
+import mmap
+import os
+import random
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from scene import SCALE, Scene, opened, parallel, run
+from test_files import STRESSORS, kernel_is_content
+from test_generations import flip_under_load
+
+FSX = """
+[weights]
+close_open = 2
+invalidate = 2
+read = 10
+write = 10
+mapread = 10
+mapwrite = 10
+truncate = 4
+fsync = 1
+fdatasync = 1
+posix_fallocate = 2
+punch_hole = 3
+sendfile = 3
+posix_fadvise = 1
+copy_file_range = 3
+"""
+FSX_RUNS, FSX_OPS = 8, 4000
+NAMES = ("a", "b", "c/a", "c/b", "c/d/a", "c/d/b", "e", "e/a")
+STEPS, LOOKS = 4000, 8
+FLIPS = 10_000
+
+
+def drop_caches() -> None:
+    """What is read next comes from the disk."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def test_fsx_finds_no_difference_and_the_lower_file_has_the_same_bytes(s: Scene) -> None:
+    """fsx knows what the file has to be; each run has a seed of its own, and two run at a time."""
+    s.policy()
+    up = s.mount()
+    config = s.home / "fsx.toml"
+    config.write_text(FSX)
+
+    def one(seed: int) -> None:
+        name = f"fsx{seed}"
+        done = run("fsx", "-N", FSX_OPS * SCALE, "-S", seed, "-f", config, up / name, check=False)
+        assert not done.returncode, (done.stdout + done.stderr)[-4000:]
+        assert filecmp.cmp(up / name, s.lower / name, shallow=False)
+        before = hashlib.sha256((up / name).read_bytes()).digest()
+        drop_caches()
+        assert hashlib.sha256((s.lower / name).read_bytes()).digest() == before
+
+    for seed in range(0, FSX_RUNS, 2):
+        parallel([lambda seed=seed: one(seed), lambda seed=seed: one(seed + 1)])
+    assert sorted(os.listdir(s.lower)) == sorted(f"fsx{seed}" for seed in range(FSX_RUNS))
+
+
+def step(rng: random.Random, top: Path) -> str:
+    """One operation below TOP, and what came of it. What is chosen does not depend on what is there."""
+    path, other = top / rng.choice(NAMES), top / rng.choice(NAMES)
+    size, offset, mode = rng.randrange(1, 9000), rng.randrange(20000), rng.choice((0o600, 0o644, 0o755, 0o400))
+    data = rng.randbytes(size)
+
+    def write(flags: int = 0) -> None:
+        with opened(path, os.O_RDWR | os.O_CREAT | flags) as fd:
+            os.pwrite(fd, data, offset)
+
+    def map_write() -> None:
+        with opened(path, os.O_RDWR) as fd:
+            length = os.fstat(fd).st_size
+            if length:
+                with mmap.mmap(fd, length) as mapping:
+                    mapping[: min(length, size)] = data[: min(length, size)]
+
+    def copy() -> None:
+        with opened(path) as source, opened(other, os.O_WRONLY | os.O_CREAT) as target:
+            os.copy_file_range(source, target, size, 0, offset)
+
+    def fallocate() -> None:
+        with opened(path, os.O_RDWR) as fd:
+            os.posix_fallocate(fd, offset, size)
+
+    acts: list[Callable[[], object]] = [
+        write,
+        write,
+        lambda: write(os.O_APPEND),
+        lambda: write(os.O_TRUNC),
+        lambda: write(os.O_EXCL),
+        map_write,
+        copy,
+        fallocate,
+        lambda: path.mkdir(mode),
+        lambda: os.rename(path, other),
+        lambda: os.rename(path, other),
+        lambda: os.link(path, other, follow_symlinks=False),
+        lambda: os.symlink(data.hex()[:40], path),
+        path.unlink,
+        path.unlink,
+        path.rmdir,
+        lambda: os.truncate(path, offset),
+        lambda: path.chmod(mode),
+        lambda: os.chown(path, offset, size, follow_symlinks=False),
+        lambda: os.setxattr(path, f"user.{offset % 3}", data[:100], follow_symlinks=False),
+        lambda: os.removexattr(path, f"user.{offset % 3}", follow_symlinks=False),
+        lambda: os.mkfifo(path),
+    ]
+    act = rng.choice(acts)
+    try:
+        act()
+    except OSError as error:
+        return f"{error.errno}"
+    return "done"
+
+
+def inventory(top: Path) -> Iterator[tuple[object, ...]]:
+    """Everything below TOP with its attributes and content."""
+    for directory, directories, files in os.walk(top):
+        directories.sort()
+        for name in sorted([*directories, *files]):
+            path = Path(directory, name)
+            found = path.lstat()
+            links = 0 if stat.S_ISDIR(found.st_mode) else found.st_nlink
+            content = b""
+            if stat.S_ISREG(found.st_mode):
+                content = path.read_bytes()
+            elif stat.S_ISLNK(found.st_mode):
+                content = os.fsencode(os.readlink(path))
+            names = sorted(os.listxattr(path, follow_symlinks=False))
+            attributes = [(name, os.getxattr(path, name, follow_symlinks=False)) for name in names]
+            yield (
+                *(str(path.relative_to(top)), found.st_mode, found.st_uid, found.st_gid, links, len(content)),
+                *(hashlib.sha256(content).hexdigest(), attributes),
+            )
+
+
+def test_random_work_on_trees_is_byte_by_byte_that_of_the_lower_filesystem(s: Scene) -> None:
+    """The same steps are taken on ext4 itself and through the mount, by several at once: same outcomes, same trees."""
+    s.policy()
+    up = s.mount()
+
+    def one(number: int) -> None:
+        twin, mine, below = s.home / f"twin{number}", up / f"w{number}", s.lower / f"w{number}"
+        twin.mkdir()
+        mine.mkdir()
+        rngs = random.Random(number), random.Random(number)
+        for look in range(LOOKS * SCALE):
+            for turn in range(STEPS // LOOKS):
+                there, here = step(rngs[0], twin), step(rngs[1], mine)
+                assert there == here, f"worker {number}, step {look}/{turn}: {there} on ext4, {here} on boesfs"
+            wanted = list(inventory(twin))
+            assert list(inventory(mine)) == wanted
+            assert list(inventory(below)) == wanted
+        drop_caches()
+        assert list(inventory(below)) == wanted
+        assert list(inventory(mine)) == wanted
+        assert any(entry[5] for entry in wanted), "all is empty: nothing was shown"
+
+    parallel([lambda number=number: one(number) for number in range(4)])
+    kernel_is_content()
+
+
+def test_each_stressor_of_the_filesystem_class_verifies_what_it_does(s: Scene) -> None:
+    """stress-ng's class filesystem, each of its members by itself."""
+    s.policy()
+    up = s.mount()
+    known = run("stress-ng", "--class", "filesystem?", check=False)
+    names = (known.stdout + known.stderr).partition(":")[2].split()
+    left_out = {"bind-mount", "binderfs", "ramfs", "swap", "mount"}  # these make filesystems of their own
+    assert len(set(names) & set(STRESSORS)) > 20, names
+    faults = []
+    for name in sorted(set(names) - left_out):
+        (up / "work").mkdir()
+        words = (f"--{name}", 2, "--verify", "-t", 4 * SCALE, "--temp-path", up / "work")
+        done = run("stress-ng", *words, check=False, cwd="/tmp")
+        if "failed: 0" not in done.stdout + done.stderr:
+            faults.append((done.stdout + done.stderr)[-1500:])
+        run("rm", "-rf", up / "work")
+    assert not faults, "\n".join(faults)
+    assert os.listdir(s.lower) == []
+    kernel_is_content()
+
+
+def test_ten_thousand_replacements_under_load_mix_no_policies(s: Scene) -> None:
+    flip_under_load(s, FLIPS * SCALE)
