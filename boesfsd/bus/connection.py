@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import xml.etree.ElementTree as ET
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,44 @@ class Tree(Protocol):
         """All objects below the root, for the ObjectManager."""
 
 
+class Sender(MessageBus):
+    """A connection that hands on one message after the other. dbus-next's writer goes on with the next one at once, and
+    takes a socket that is full for the end of the connection."""
+
+    def __init__(self) -> None:
+        super().__init__(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        self._outbox: deque[tuple[Message, asyncio.Future[None]]] = deque()
+        self._last: asyncio.Future[None] | None = None
+
+    def send(self, msg: Message) -> "asyncio.Future[None]":  # type: ignore[override]
+        """Send MSG after those that wait; the future is done when it has gone, or the connection has."""
+        self._last = asyncio.get_running_loop().create_future()
+        self._outbox.append((msg, self._last))
+        if len(self._outbox) == 1:
+            self._send_first()
+        return self._last
+
+    async def drain(self) -> None:
+        """Wait until all that was sent has gone."""
+        if self._last:
+            await self._last
+
+    def _send_first(self) -> None:
+        going: asyncio.Future[None] = super().send(self._outbox[0][0])
+        going.add_done_callback(self._gone)
+
+    def _gone(self, going: "asyncio.Future[None]") -> None:
+        lost = going.cancelled() or going.exception()  # the handler of the lost connection tells
+        while self._outbox:
+            done = self._outbox.popleft()[1]
+            if not done.done():
+                done.set_result(None)
+            if not lost:
+                break
+        if self._outbox:
+            self._send_first()
+
+
 class Service:
     """The daemon's connection to the system bus."""
 
@@ -140,12 +179,12 @@ class Service:
         self.interfaces = read_xml()
         self._root = root
         self._tree = tree
-        self._bus: MessageBus | None = None
+        self._bus: Sender | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self, name: str, on_lost: Callable[[], None]) -> None:
         """Connect and take the name; ON_LOST is called when the bus goes away."""
-        bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        bus = Sender()
         await bus.connect()
         bus.add_message_handler(self._receive)
         self._bus = bus
@@ -165,6 +204,8 @@ class Service:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience)
         bus, self._bus = self._bus, None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(bus.drain(), patience)
         self._watcher.cancel()
         bus.disconnect()  # type: ignore[no-untyped-call]
 
