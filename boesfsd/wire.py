@@ -413,11 +413,11 @@ class Call:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
         self._length = -1
-        self._until_close = self._blocked = False
+        self._until_close = self._blocked = self._listening = False
         self.writable = True
 
     def connect(self, path: str) -> None:
-        """Connect to the socket at PATH; flush() sends. OSError."""
+        """Connect to the socket at PATH; flush() sends, and has to follow. OSError."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connection.connect(path)
@@ -425,7 +425,6 @@ class Call:
             connection.close()
             raise
         self._socket = connection
-        self._loop.add_reader(connection.fileno(), self._read)
 
     def send_body(self, data: bytes) -> None:
         """A piece of the request's body; flush() sends it."""
@@ -437,30 +436,38 @@ class Call:
             self._unsent += b"0\r\n\r\n"
 
     def flush(self) -> None:
-        """Send what there is; the rest when the instance takes more."""
+        """Send what there is; the rest when the instance takes more. Only then is the answer waited for: the instance
+        is at work meanwhile."""
         if self._socket and self._unsent and not self._blocked:
             self._write()
+        if self._socket and not self._listening:
+            self._listening = True
+            self._loop.add_reader(self._socket.fileno(), self._read)
         self.writable = len(self._unsent) < SEND_BUFFER
 
     def pause(self) -> None:
         """Stop reading the answer."""
-        if self._socket:
+        if self._socket and self._listening:
             self._loop.remove_reader(self._socket.fileno())
 
     def unpause(self) -> None:
         """Read on."""
-        if self._socket:
+        if self._socket and self._listening:
             self._loop.add_reader(self._socket.fileno(), self._read)
 
     def close(self) -> None:
         """End the connection; to the agent, before its answer is complete, that cancels the call."""
         self._caller = None
-        if self._socket:
-            self._loop.remove_reader(self._socket.fileno())
-            if self._blocked:
-                self._loop.remove_writer(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+        connection, self._socket = self._socket, None
+        if connection:
+            self._forget(connection)
+
+    def _forget(self, connection: socket.socket) -> None:
+        if self._listening:
+            self._loop.remove_reader(connection.fileno())
+        if self._blocked:
+            self._loop.remove_writer(connection.fileno())
+        connection.close()
 
     # --- sending
 
@@ -485,7 +492,8 @@ class Call:
     # --- receiving
 
     def _read(self) -> None:
-        assert self._socket
+        if not self._socket:
+            return  # its answer is complete
         try:
             data = self._socket.recv(RECEIVE)
         except (BlockingIOError, InterruptedError):
@@ -531,7 +539,9 @@ class Call:
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:
             return
-        caller = self._caller
-        self.close()
+        caller, connection = self._caller, self._socket
+        self._caller = self._socket = None
+        if connection:
+            self._loop.call_soon(self._forget, connection)  # after the answer has gone out
         if caller:
             caller.answer_ends()
