@@ -16,6 +16,8 @@ FIRST = 500
 RULES = 1000
 SETTLE = 0.5  # what an unmounting frees is freed later, and would be measured
 IMPORTS = "import argparse, asyncio, email.message, http.client, json, logging, tempfile, urllib.request"
+SOURCE = "/usr/src/linux"
+TREE_ROUNDS = 2
 PROFILE = """
 abi <abi/4.0>,
 profile bench flags=(attach_disconnected) {{
@@ -140,3 +142,38 @@ def programs(s: Scene) -> None:
                 else:
                     run(*words)  # the first time is no measure
             shutil.rmtree(out)
+
+
+def kernel_tree(s: Scene) -> None:
+    """Linux itself: its whole source packed and unpacked, and its smallest configuration built. In a guest that has the
+    source and what it is built with."""
+    archive = s.home / "linux.tar"
+    run("tar", "-C", SOURCE, "-cf", archive, ".")
+    subjects = Subjects(s, lambda lower: None)
+    chosen = ("native", "overlayfs", "boesfs-policy")
+    for number in range(TREE_ROUNDS + 1):
+        for name in chosen:
+            out = subjects.directories[name] / "out"
+            out.mkdir()
+            commands: dict[str, list[object]] = {
+                "untar-kernel": ["tar", "-C", out, "-xf", archive],
+                "tar-kernel": ["sh", "-c", f"tar -C {out} -cf - . | cat > /dev/null"],
+            }
+            for measure, command in commands.items():
+                os.sync()
+                Path("/proc/sys/vm/drop_caches").write_text("3")
+                if number:
+                    timed(s, measure, name, "/t/fsbench", "-c", *command)
+                elif name == "native":
+                    run(*command)  # the disk's blocks are touched for the first time, which is no measure
+            shutil.rmtree(out)
+    archive.unlink()
+    for name in ("native", "boesfs-policy"):
+        tree = subjects.directories[name] / f"linux-{name}"
+        run("cp", "-a", SOURCE, tree)
+        run("make", "-s", "-C", tree, "tinyconfig")
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        timed(s, "kernel-build", name, "/t/fsbench", "-c", "make", "-s", "-C", tree, "vmlinux")
+        assert (s.lower / f"linux-{name}/vmlinux").exists()
+        shutil.rmtree(tree)
