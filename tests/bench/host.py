@@ -28,7 +28,7 @@ BENCH = Path(__file__).resolve().parent
 sys.path.insert(0, str(BENCH.parent / "appliance"))
 
 import where  # noqa: E402
-from machine import BUILD, TOP, Machine, install  # noqa: E402
+from machine import BUILD, TOP, Machine, build_root, install  # noqa: E402
 
 OUT = BUILD / "bench"
 HERE = "/srv/bench"
@@ -634,6 +634,7 @@ def main() -> int:
         raise SystemExit("host.py: --rounds must be 2 or more")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what cleans up
     build_tools()
+    build_root()
     install()
     failures: dict[str, str] = {}
     with quick_cgroups() as cgroups, Machine(f"bench-{os.getpid()}") as machine:
