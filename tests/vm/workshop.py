@@ -159,16 +159,17 @@ def build_debug_kernel() -> Kernel:
     build_builder()
     tree = BUILDER / DEBUG_TREE.lstrip("/")
     stamp = PLACE / "debug.stamp"
-    wanted = _digest((PLACE / "builder.stamp").read_text(), DEBUG_CONFIG.read_text())
+    options = re.findall(r"^CONFIG_.*", DEBUG_CONFIG.read_text(), re.MULTILINE)
+    wanted = _digest((PLACE / "builder.stamp").read_text(), *options)
     make = ("make", "-s", "-C", SOURCE, f"O={DEBUG_TREE}", f"-j{os.cpu_count()}")
     if not _fresh(stamp, wanted):
         print("Building the kernel for debugging; this takes a while", flush=True)
-        shutil.rmtree(tree, ignore_errors=True)
+        for place in (tree, BUILDER / "src"):  # and the modules for what was there before
+            shutil.rmtree(place, ignore_errors=True)
         tree.mkdir()
-        shutil.copyfile(DEBUG_CONFIG, tree / "wanted")
+        (tree / "wanted").write_text("\n".join(options) + "\n")
         inside(BUILDER, *make, f"KCONFIG_ALLCONFIG={DEBUG_TREE}/wanted", "allnoconfig")
         taken = (tree / ".config").read_text().splitlines()
-        options = re.findall(r"^CONFIG_.*", DEBUG_CONFIG.read_text(), re.MULTILINE)
         if missing := [option for option in options if option not in taken]:
             raise SystemExit(f"{DEBUG_CONFIG}: not taken, for want of what they depend on: {', '.join(missing)}")
         inside(BUILDER, *make, "bzImage", "modules")
