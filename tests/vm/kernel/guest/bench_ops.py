@@ -17,7 +17,7 @@ RULES = 1000
 SETTLE = 0.5  # what an unmounting frees is freed later, and would be measured
 IMPORTS = "import argparse, asyncio, email.message, http.client, json, logging, tempfile, urllib.request"
 SOURCE = "/usr/src/linux"
-TREE_ROUNDS = 2
+TREE_ROUNDS = 1
 PROFILE = """
 abi <abi/4.0>,
 profile bench flags=(attach_disconnected) {{
