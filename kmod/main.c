@@ -18,10 +18,21 @@
 
 #include "boesfs.h"
 
-#define BOESFS_VERSION_STRING __stringify(1) "." __stringify(0)
+static int abi_set(const char *value, const struct kernel_param *param)
+{
+	return -EPERM;
+}
 
-static char *abi = BOESFS_VERSION_STRING;
-module_param(abi, charp, 0444);
+static int abi_get(char *buffer, const struct kernel_param *param)
+{
+	return scnprintf(buffer, PAGE_SIZE, "%d.%d\n", BOESFS_ABI_MAJOR, BOESFS_ABI_MINOR);
+}
+
+static const struct kernel_param_ops abi_ops = {
+	.set = abi_set,
+	.get = abi_get,
+};
+module_param_cb(abi, &abi_ops, NULL, 0444);
 MODULE_PARM_DESC(abi, "MAJOR.MINOR of the interface to programs and loaders (read-only)");
 
 static bool userns_mount;

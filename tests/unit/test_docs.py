@@ -78,3 +78,13 @@ def test_every_path_that_the_documents_name_in_the_tree_is_there() -> None:
     for file in [TOP / "README.md", *(TOP / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name}: {target}"
+
+
+def test_every_kernel_test_that_is_named_exists_and_every_deviation_is_one_of_ten() -> None:
+    text = (TOP / "docs/boesfs.md").read_text()
+    named = set(re.findall(r"`((?:test|full|debug)_\w+)\.(test_\w+)`", text))
+    assert len(named) > 20
+    for module, name in named:
+        assert f"\ndef {name}(" in (TOP / f"tests/vm/kernel/guest/{module}.py").read_text(), f"{module}.{name}"
+    deviations = text.partition("## How it differs from the lower filesystem")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^\d+\. ", deviations, re.MULTILINE)) <= 10
