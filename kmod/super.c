@@ -316,6 +316,19 @@ const struct super_operations boesfs_super_ops = {
 	.show_options = boesfs_show_options,
 };
 
+/* Who writes to boesfs on boesfs is a writer of both: of one class they would look like a deadlock. */
+static void set_lock_classes(struct super_block *sb)
+{
+#ifdef CONFIG_LOCKDEP
+	static struct lock_class_key keys[FILESYSTEM_MAX_STACK_DEPTH][SB_FREEZE_LEVELS];
+	int level;
+
+	for (level = 0; level < SB_FREEZE_LEVELS; level++)
+		lockdep_set_class(&sb->s_writers.rw_sem[level],
+				  &keys[sb->s_stack_depth - 1][level]);
+#endif
+}
+
 static int boesfs_fill_super(struct super_block *sb, struct fs_context *fc)
 {
 	struct boesfs_options *options = fc->fs_private;
@@ -345,6 +358,7 @@ static int boesfs_fill_super(struct super_block *sb, struct fs_context *fc)
 		return -ENOMEM;
 
 	sb->s_stack_depth = lower->s_stack_depth + 1;
+	set_lock_classes(sb);
 	sb->s_op = &boesfs_super_ops;
 	sb->s_xattr = boesfs_xattr_handlers;
 	boesfs_set_dentry_ops(sb, &boesfs_dentry_ops);

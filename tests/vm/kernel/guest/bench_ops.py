@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scene import Policy, Scene, bits, run
+from scene import Policy, Scene, bits, has_overlayfs, run
 
 ROUNDS = 5
 MEASURES = {"read4k": 1000, "write4k": 1000, "stat": 1000, "open-close": 1000, "create-unlink": 300, "mmap-fault": 2000,
@@ -49,7 +49,7 @@ class Subjects:
         for path in (up, work, below):
             path.mkdir()
         run("cp", "-a", f"{s.lower}/.", up)
-        run("modprobe", "overlay")
+        has_overlayfs()
         options = f"lowerdir={below},upperdir={up},workdir={work}"
         run("mount", "-t", "overlay", "overlay", "-o", options, self._new(s, "overlayfs"))
         s.mounts.append(self.directories["overlayfs"])

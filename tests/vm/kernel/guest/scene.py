@@ -24,6 +24,7 @@ ABI |= {name: 1 << int(bit) for name, bit in re.findall(r"(BOESFS_\w+) = 1 << (\
 OPS = {name.removeprefix("BOESFS_OP_").lower(): number for name, number in ABI.items() if name.startswith("BOESFS_OP_")}
 OP_NAMES = {number: name for name, number in OPS.items() if name != "nr"}
 SCALE = int(os.environ.get("BOESFS_SCALE", "1"))
+PACE = 10 if Path("/sys/kernel/debug/kmemleak").exists() else 1  # a kernel for debugging takes its time
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -127,6 +128,12 @@ def exchange_module(file: str) -> None:
         time.sleep(0.05)
     shutil.copyfile(T / file, T / "boesfs.ko")
     run("insmod", T / "boesfs.ko")
+
+
+def has_overlayfs() -> None:
+    """As a module or built in."""
+    if "overlay" not in Path("/proc/filesystems").read_text():
+        run("modprobe", "overlay")
 
 
 class Policy:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scene import ABI, ALL, LIBC, OPS, Policy, Scene, T, begin, bits, child, killed, opened, refused, run
+from scene import ABI, ALL, LIBC, OPS, PACE, Policy, Scene, T, begin, bits, child, killed, opened, refused, run
 
 NEVER_ASKED = {"init", "destroy", "lookup2", "default", "nr"}
 GETVERSION, GETFLAGS, SETFLAGS, NODUMP = 0x80087601, 0x80086601, 0x40086602, 0x40
@@ -1217,7 +1217,7 @@ def test_a_verdict_on_a_name_that_moved_meanwhile_is_not_kept(s: Scene) -> None:
     (s.lower / "open/dir").mkdir()
     (s.lower / "open/dir/inner").touch()
     policy = s.policy()
-    policy.rule("/open", slow_check=300000)
+    policy.rule("/open", slow_check=300000 * PACE)
     policy.rule("/shut", deny=bits("open"))
     up = s.mount()
     for flags, what, inner in ((0, "file", ""), (2, "file", ""), (0, "dir", "inner")):
@@ -1243,8 +1243,8 @@ def test_a_label_of_a_name_that_moved_meanwhile_is_not_kept(s: Scene) -> None:
     (s.lower / "open/file").touch()
     (s.lower / "open/dir/inner").touch()
     policy = s.policy()
-    policy.rule("/open/file", slow_label=300000)
-    policy.rule("/open/dir", slow_label=300000)
+    policy.rule("/open/file", slow_label=300000 * PACE)
+    policy.rule("/open/dir", slow_label=300000 * PACE)
     policy.rule("/shut", deny=bits("open"))
     up = s.mount()
     for what, inner in (("file", ""), ("dir", "inner")):
