@@ -3,7 +3,7 @@
 
 All subjects of a measure run in one boot, in turn. Prints a table and how the peers are set up, and writes
 build/bench/vm.json. Exits with 1 when a measure cannot be made. Names of groups (operations, new_objects, rules,
-programs, kernel_tree) may be given to run those alone; their rows then replace the old ones.
+programs, kernel_tree, kernel_build) may be given to run those alone; their rows then replace the old ones.
 """
 
 import json
@@ -18,7 +18,7 @@ from machines import boot  # noqa: E402
 from workshop import BUILDER, GUEST, build, build_builder, kernels, tree  # noqa: E402
 
 TESTS = ("operations", "new_objects", "rules", "programs")
-LONG = ("kernel_tree",)  # an hour; run if asked for by name
+LONG = ("kernel_tree", "kernel_build")  # half an hour each; run if asked for by name
 PEERS = """\
 native         ext4 with default options; what the others stand on
 bind           a bind mount of it
