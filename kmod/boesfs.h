@@ -80,6 +80,11 @@ int boesfs_policy_register(void);
 
 struct boesfs_sb {
 	struct vfsmount *lower;	      /* a private clone of the source's mount */
+	/*
+	 * The mounter's: whose lower files are, for security modules. That the caller may open them
+	 * has been decided on our path; on the private mount's, Landlock would deny everything.
+	 */
+	const struct cred *cred;
 	struct boesfs_policy *policy; /* NULL: mounted with nopolicy */
 	struct list_head policy_node;
 	/* directories renamed: labels below them are void */
@@ -108,10 +113,10 @@ struct boesfs_inode {
 struct boesfs_dentry {
 	struct rcu_head rcu;
 	struct dentry *lower;
-	unsigned int lower_seq;	 /* lower->d_seq when it was last compared */
-	unsigned int moving_seq; /* our d_seq when a rename began */
-	/* a rename began, and perhaps d_move() has not been yet */
-	bool moving;
+	unsigned int lower_seq;	   /* lower->d_seq when it was last compared */
+	unsigned int changing_seq; /* our d_seq when a change began */
+	/* the lower name is made or renamed by us, and our d_seq does not tell yet */
+	bool changing;
 	u32 label;
 	/* generation + moves that label and allowed belong to; 0: none */
 	u64 stamp;
@@ -159,6 +164,13 @@ static inline struct path boesfs_lower_path(const struct dentry *dentry)
 			      .dentry = boesfs_lower_dentry(dentry) };
 }
 
+/* The names of both, which the locks of their directories keep. */
+static inline bool boesfs_same_name(const struct dentry *dentry, const struct dentry *lower)
+{
+	return dentry->d_name.len == lower->d_name.len &&
+	       !memcmp(dentry->d_name.name, lower->d_name.name, lower->d_name.len);
+}
+
 /* ---------------------------------------------------------------- dentry.c */
 
 extern const struct dentry_operations boesfs_dentry_ops;
@@ -204,7 +216,10 @@ int boesfs_judge(struct boesfs_call *call);
 int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 access, u64 arg0, u64 arg1,
 		      u64 arg2);
 int boesfs_check_access(struct inode *inode, int mask);
+void boesfs_begin_change(struct dentry *dentry);
 void boesfs_begin_move(struct dentry *dentry);
+void boesfs_end_change(struct dentry *dentry);
+bool boesfs_changing(struct dentry *dentry);
 void boesfs_void_labels(struct super_block *sb);
 
 /*

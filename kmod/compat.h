@@ -189,11 +189,14 @@ static inline int boesfs_vfs_mkdir(struct mnt_idmap *idmap, struct dentry *paren
 }
 
 /*
- * Takes the parents' locks and gives them back. -ESTALE: something was moved or removed meanwhile.
+ * Takes the parents' locks and gives them back. -ESTALE: STILL() finds, under the locks, that
+ * something was moved, removed or made meanwhile.
  */
 static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_parent,
 				    struct dentry *old, struct dentry *new_parent,
-				    struct dentry *new, unsigned int flags)
+				    struct dentry *new, unsigned int flags,
+				    bool (*still)(const struct dentry *, const struct dentry *),
+				    const struct dentry *ours_old, const struct dentry *ours_new)
 {
 #ifdef BOESFS_START_RENAMING
 	struct renamedata rd = {
@@ -206,7 +209,7 @@ static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_
 
 	if (err)
 		return err;
-	err = vfs_rename(&rd);
+	err = still(ours_old, ours_new) ? vfs_rename(&rd) : -ESTALE;
 	end_renaming(&rd);
 	return err;
 #else
@@ -225,7 +228,7 @@ static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_
 	if (IS_ERR(trap))
 		return PTR_ERR(trap);
 	if (old->d_parent != old_parent || d_unhashed(old) || new->d_parent != new_parent ||
-	    d_unhashed(new))
+	    d_unhashed(new) || !still(ours_old, ours_new))
 		err = -ESTALE;
 	else if (trap == old)
 		err = -EINVAL;

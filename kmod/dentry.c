@@ -97,7 +97,8 @@ static int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 	if (unlikely(read_seqcount_retry(&lower->d_seq, READ_ONCE(bd->lower_seq)))) {
 		if (flags & LOOKUP_RCU)
 			return -ECHILD;
-		if (!boesfs_compare(dentry))
+		if (!boesfs_compare(dentry) && !boesfs_changing(dentry) &&
+		    !boesfs_compare(dentry)) /* perhaps the change was over just now */
 			return 0;
 	}
 	if (unlikely(lower->d_flags & DCACHE_OP_REVALIDATE)) {

@@ -68,7 +68,7 @@ static int boesfs_open(struct inode *inode, struct file *file)
 		     boesfs_attr_stale(inode)))
 		boesfs_copy_attr(inode);
 	lower = backing_file_open(boesfs_user_of(file), file->f_flags & ~BOESFS_NOT_BELOW, &path,
-				  current_cred());
+				  boesfs_sb(inode->i_sb)->cred);
 	if (IS_ERR(lower))
 		return PTR_ERR(lower);
 	file->private_data = lower;
@@ -85,11 +85,42 @@ static int boesfs_flush(struct file *file, fl_owner_t owner)
 	return lower->f_op->flush ? lower->f_op->flush(lower, owner) : 0;
 }
 
+static bool find_lock(struct file_lock_context *ctx, const struct file *file, fl_owner_t *owner)
+{
+	struct file_lock *lock;
+	bool found = false;
+
+	spin_lock(&ctx->flc_lock);
+	list_for_each_entry(lock, &ctx->flc_posix, c.flc_list) {
+		if (lock->c.flc_file == file) {
+			*owner = lock->c.flc_owner;
+			found = true;
+			break;
+		}
+	}
+	spin_unlock(&ctx->flc_lock);
+	return found;
+}
+
+/*
+ * Those of F_OFD_SETLK, whose owner is our file, and one that fcntl(2) took while another thread
+ * closed the descriptor: the VFS looks for that at our inode, which has none. flock(2)'s go with
+ * the lower file.
+ */
+static void drop_locks(struct file *lower)
+{
+	struct file_lock_context *ctx = locks_inode_context(file_inode(lower));
+	fl_owner_t owner;
+
+	while (ctx && find_lock(ctx, lower, &owner))
+		locks_remove_posix(lower, owner);
+}
+
 static int boesfs_release(struct inode *inode, struct file *file)
 {
 	struct file *lower = file->private_data;
 
-	locks_remove_posix(lower, file); /* F_OFD_SETLK's; flock's go with the lower file */
+	drop_locks(lower);
 	fput(lower);
 	return 0;
 }
@@ -223,6 +254,8 @@ static loff_t boesfs_remap_file_range(struct file *in, loff_t pos_in, struct fil
 	if (flags & ~(REMAP_FILE_DEDUP | REMAP_FILE_ADVISORY))
 		return -EINVAL;
 	ret = check_two(in, pos_in, out, pos_out, len);
+	if (!ret && flags & REMAP_FILE_DEDUP) /* the answer tells what is there */
+		ret = check_file(out, BOESFS_OP_READ, len, pos_out, 0);
 	if (ret)
 		return ret;
 	if (flags & REMAP_FILE_DEDUP)

@@ -214,15 +214,21 @@ static int check_setattr(struct dentry *dentry, const struct iattr *attr)
 		.ctx = { .op = BOESFS_OP_SETATTR, .access = attr_access(attr) },
 		.dentry = dentry,
 	};
+	const struct inode *inode = d_inode(dentry);
 
-	/*
-	 * Dropping set-id bits and capabilities after a write is the kernel's doing, and no
-	 * request.
-	 */
-	if (!(attr->ia_valid &
-	      (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME)) ||
-	    boesfs_allowed(dentry, BOESFS_OP_SETATTR))
+	if (boesfs_allowed(dentry, BOESFS_OP_SETATTR))
 		return 0;
+	if (!call.ctx.access) {
+		/*
+		 * Dropping set-id bits and capabilities after a write is the kernel's doing, and no
+		 * request. chown(2) to nobody in particular is one: it drops them too.
+		 */
+		if (attr->ia_valid & ATTR_FORCE)
+			return 0;
+		call.ctx.access = BOESFS_ATTR_UID | BOESFS_ATTR_GID;
+		call.ctx.arg[1] = from_kuid(&init_user_ns, inode->i_uid);
+		call.ctx.arg[2] = from_kgid(&init_user_ns, inode->i_gid);
+	}
 	if (attr->ia_valid & ATTR_MODE)
 		call.ctx.arg[0] = attr->ia_mode & S_IALLUGO;
 	if (attr->ia_valid & ATTR_UID)
@@ -255,6 +261,17 @@ static void drop_privileges(struct dentry *dentry, struct iattr *below)
 		below->ia_valid |= ATTR_FORCE;
 }
 
+/* Asked before the owner is, as notify_change() does: of the lower mount and filesystem, not of ours. */
+static bool can_own(const struct dentry *dentry, const struct iattr *attr)
+{
+	struct mnt_idmap *idmap = boesfs_lower_idmap(dentry->d_sb);
+	struct user_namespace *fs = boesfs_sb(dentry->d_sb)->lower->mnt_sb->s_user_ns;
+
+	return !(attr->ia_valid & ATTR_UID &&
+		 !vfsuid_has_fsmapping(idmap, fs, attr->ia_vfsuid)) &&
+	       !(attr->ia_valid & ATTR_GID && !vfsgid_has_fsmapping(idmap, fs, attr->ia_vfsgid));
+}
+
 static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
 {
 	struct dentry *lower = boesfs_lower_dentry(dentry);
@@ -265,6 +282,8 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	inode_set_flags(d_inode(dentry), S_NOSEC, S_NOSEC); /* notify_change() took it */
 	if (err)
 		return err;
+	if (!can_own(dentry, attr))
+		return -EOVERFLOW;
 	/* the lower inode's capabilities go with the lower notify_change() */
 	attr->ia_valid &= ~ATTR_KILL_PRIV;
 	err = setattr_prepare(&nop_mnt_idmap, dentry, attr);
@@ -324,7 +343,7 @@ static int boesfs_fileattr_set(struct mnt_idmap *idmap, struct dentry *dentry,
 
 static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, unsigned int flags)
 {
-	struct dentry *parent = boesfs_lower_dentry(dentry->d_parent), *lower, *found;
+	struct dentry *parent = boesfs_lower_dentry(dentry->d_parent), *lower, *found, *alias;
 	struct inode *inode = NULL;
 	int err;
 
@@ -347,11 +366,17 @@ static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, un
 		if (IS_ERR(inode))
 			return ERR_CAST(inode);
 	}
+	/* a directory that was moved in the lower tree takes its dentry along, but no label */
+	alias = inode && S_ISDIR(inode->i_mode) ? d_find_any_alias(inode) : NULL;
+	if (alias)
+		boesfs_begin_move(alias);
 	found = d_splice_alias(inode, dentry);
+	if (alias) {
+		boesfs_end_change(alias);
+		dput(alias);
+	}
 	if (IS_ERR(found))
 		return found;
-	if (found) /* a directory that was moved in the lower tree took its dentry along */
-		boesfs_void_labels(dir->i_sb);
 	boesfs_compare(found ? found : dentry); /* if it is another already, the next walk says so */
 	if (inode)
 		err = boesfs_check(found ? found : dentry, BOESFS_OP_LOOKUP, 0, flags, 0, 0);
@@ -365,8 +390,8 @@ static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, un
 }
 
 /*
- * Lock the lower directory that holds the lower dentry of DENTRY. -ESTALE: it was moved or removed
- * behind us.
+ * Lock the lower directory that holds the lower dentry of DENTRY. -ESTALE: it was moved, renamed or
+ * removed behind us.
  */
 static struct dentry *lock_lower_parent(struct dentry *dentry)
 {
@@ -374,7 +399,7 @@ static struct dentry *lock_lower_parent(struct dentry *dentry)
 		      *parent = boesfs_lower_dentry(dentry->d_parent);
 
 	inode_lock_nested(d_inode(parent), I_MUTEX_PARENT);
-	if (lower->d_parent == parent && !d_unhashed(lower))
+	if (lower->d_parent == parent && !d_unhashed(lower) && boesfs_same_name(dentry, lower))
 		return parent;
 	inode_unlock(d_inode(parent));
 	return ERR_PTR(-ESTALE);
@@ -392,6 +417,7 @@ static void unlock_lower_parent(struct dentry *parent)
 static int instantiate(struct inode *dir, struct dentry *dentry)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+	struct dentry *alias;
 	struct inode *inode;
 
 	boesfs_copy_attr(dir);
@@ -403,6 +429,13 @@ static int instantiate(struct inode *dir, struct dentry *dentry)
 	inode = boesfs_iget(dir->i_sb, d_inode(bd->lower));
 	if (IS_ERR(inode))
 		return PTR_ERR(inode);
+	alias = S_ISDIR(inode->i_mode) ? d_find_any_alias(inode) : NULL;
+	if (alias) { /* a directory was moved to and fro, and has been found: it has one dentry */
+		dput(alias);
+		iput(inode);
+		d_drop(dentry);
+		return 0;
+	}
 	WRITE_ONCE(bd->lower_seq, BOESFS_NOT_COMPARED);
 	d_instantiate(dentry, inode);
 	boesfs_compare(dentry);
@@ -432,6 +465,7 @@ static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind,
 		unlock_lower_parent(parent);
 		goto out;
 	}
+	boesfs_begin_change(dentry);
 	switch (kind) {
 	case MAKE_FILE:
 		err = boesfs_vfs_create(idmap, d_inode(parent), lower, mode);
@@ -445,6 +479,7 @@ static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind,
 	}
 	if (!err)
 		err = instantiate(dir, dentry);
+	boesfs_end_change(dentry);
 	unlock_lower_parent(parent);
 out:
 	mnt_drop_write(mnt);
@@ -486,6 +521,7 @@ static int boesfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct den
 static int make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 {
 	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
+	struct dentry *parent;
 	int err = boesfs_check(dentry, BOESFS_OP_MKDIR, 0, mode & S_IALLUGO, 0, 0);
 
 	if (err)
@@ -493,10 +529,19 @@ static int make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 	err = mnt_want_write(mnt);
 	if (err)
 		return err;
+	boesfs_begin_change(dentry);
 	err = boesfs_vfs_mkdir(boesfs_lower_idmap(dir->i_sb), boesfs_lower_dentry(dentry->d_parent),
 			       boesfs_lower_dentry(dentry), mode);
-	if (!err)
-		err = instantiate(dir, dentry);
+	if (!err) {
+		parent = lock_lower_parent(dentry);
+		if (IS_ERR(parent)) {
+			d_drop(dentry); /* made, and moved already */
+		} else {
+			err = instantiate(dir, dentry);
+			unlock_lower_parent(parent);
+		}
+	}
+	boesfs_end_change(dentry);
 	mnt_drop_write(mnt);
 	return err;
 }
@@ -544,10 +589,13 @@ static int remove(struct inode *dir, struct dentry *dentry, bool is_dir)
 	if (err)
 		goto out;
 	boesfs_copy_attr(dir);
-	if (is_dir)
+	if (is_dir) {
+		spin_lock(&inode->i_lock); /* as boesfs_copy_attr() does: a count of 0 counts once */
 		clear_nlink(inode);
-	else
+		spin_unlock(&inode->i_lock);
+	} else {
 		boesfs_copy_attr(inode);
+	}
 	d_drop(dentry); /* the lower dentry is unhashed as well: it was held twice */
 out:
 	mnt_drop_write(mnt);
@@ -587,16 +635,28 @@ static int boesfs_link(struct dentry *old, struct inode *dir, struct dentry *den
 		err = PTR_ERR(parent);
 		goto out;
 	}
+	boesfs_begin_change(dentry);
 	err = vfs_link(boesfs_lower_dentry(old), boesfs_lower_idmap(dir->i_sb), d_inode(parent),
 		       boesfs_lower_dentry(dentry), NULL);
 	if (!err) {
 		boesfs_copy_attr(d_inode(old));
 		err = instantiate(dir, dentry);
 	}
+	boesfs_end_change(dentry);
 	unlock_lower_parent(parent);
 out:
 	mnt_drop_write(mnt);
 	return err;
+}
+
+/* Under the lower locks: nothing is moved but OLD, and nothing is replaced but what NEW is. */
+static bool still_as_asked(const struct dentry *old, const struct dentry *new)
+{
+	const struct dentry *lower_new = boesfs_lower_dentry(new);
+
+	return boesfs_same_name(old, boesfs_lower_dentry(old)) &&
+	       boesfs_same_name(new, lower_new) &&
+	       d_is_negative(new) == d_is_negative(lower_new);
 }
 
 static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct dentry *old,
@@ -619,16 +679,19 @@ static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct 
 	err = mnt_want_write(mnt);
 	if (err)
 		return err;
-	err = boesfs_vfs_rename(boesfs_lower_idmap(old_dir->i_sb),
-				boesfs_lower_dentry(old->d_parent), boesfs_lower_dentry(old),
-				boesfs_lower_dentry(new->d_parent), boesfs_lower_dentry(new),
-				flags);
-	mnt_drop_write(mnt);
-	if (err)
-		return err;
 	boesfs_begin_move(old);
 	if (flags & RENAME_EXCHANGE)
 		boesfs_begin_move(new);
+	err = boesfs_vfs_rename(boesfs_lower_idmap(old_dir->i_sb),
+				boesfs_lower_dentry(old->d_parent), boesfs_lower_dentry(old),
+				boesfs_lower_dentry(new->d_parent), boesfs_lower_dentry(new),
+				flags, still_as_asked, old, new);
+	mnt_drop_write(mnt);
+	if (err) {
+		boesfs_end_change(old);
+		boesfs_end_change(new);
+		return err;
+	}
 	boesfs_copy_attr(old_dir);
 	boesfs_copy_attr(new_dir);
 	boesfs_copy_attr(d_inode(old));
@@ -655,7 +718,7 @@ static int boesfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct fil
 	if (err)
 		return err;
 	lower = backing_tmpfile_open(boesfs_user_of(file), file->f_flags & ~O_APPEND, &parent, mode,
-				     current_cred());
+				     boesfs_sb(dir->i_sb)->cred);
 	if (IS_ERR(lower)) {
 		err = PTR_ERR(lower);
 		goto out;
@@ -677,7 +740,9 @@ static int boesfs_tmpfile(struct mnt_idmap *idmap, struct inode *dir, struct fil
 	if (lower->f_mode & FMODE_CAN_ODIRECT)
 		file->f_mode |= FMODE_CAN_ODIRECT;
 	err = finish_open(file, dentry, boesfs_no_open);
-	goto out;
+	if (file->f_mode & FMODE_OPENED)
+		goto out;
+	/* refused by a security module or fanotify: ->release will not be called */
 out_lower:
 	fput(lower);
 out:

@@ -134,7 +134,7 @@ __bpf_kfunc int boesfs_ctx_program(struct boesfs_ctx *ctx, struct boesfs_program
 	struct inode *inode;
 	struct file *file;
 
-	file = mm ? rcu_dereference(mm->exe_file) : NULL;
+	file = mm ? get_file_rcu(&mm->exe_file) : NULL;
 	if (!file)
 		return -ENOENT;
 	inode = file_inode(file);
@@ -143,6 +143,7 @@ __bpf_kfunc int boesfs_ctx_program(struct boesfs_ctx *ctx, struct boesfs_program
 	id->ino = inode->i_ino;
 	id->dev = inode->i_sb->s_dev;
 	id->generation = inode->i_generation;
+	fput(file);
 	return 0;
 }
 

@@ -316,16 +316,20 @@ const struct super_operations boesfs_super_ops = {
 	.show_options = boesfs_show_options,
 };
 
-/* Who writes to boesfs on boesfs is a writer of both: of one class they would look like a deadlock. */
+/*
+ * Who writes to boesfs on boesfs is a writer of both, and a rename is one of both: with the classes
+ * of the filesystem's type that would look like a deadlock.
+ */
 static void set_lock_classes(struct super_block *sb)
 {
 #ifdef CONFIG_LOCKDEP
-	static struct lock_class_key keys[FILESYSTEM_MAX_STACK_DEPTH][SB_FREEZE_LEVELS];
-	int level;
+	static struct lock_class_key writer_keys[FILESYSTEM_MAX_STACK_DEPTH][SB_FREEZE_LEVELS];
+	static struct lock_class_key rename_keys[FILESYSTEM_MAX_STACK_DEPTH];
+	int depth = sb->s_stack_depth - 1, level;
 
 	for (level = 0; level < SB_FREEZE_LEVELS; level++)
-		lockdep_set_class(&sb->s_writers.rw_sem[level],
-				  &keys[sb->s_stack_depth - 1][level]);
+		lockdep_set_class(&sb->s_writers.rw_sem[level], &writer_keys[depth][level]);
+	lockdep_set_class(&sb->s_vfs_rename_mutex, &rename_keys[depth]);
 #endif
 }
 
@@ -351,6 +355,7 @@ static int boesfs_fill_super(struct super_block *sb, struct fs_context *fc)
 		return PTR_ERR(mnt);
 	}
 	sbi->lower = mnt;
+	sbi->cred = get_current_cred();
 	sbi->instance = options->instance;
 	sbi->at = options->at ? options->at : kstrdup("/", GFP_KERNEL);
 	options->at = NULL;
@@ -398,6 +403,7 @@ static void boesfs_free_sb(struct boesfs_sb *sbi)
 		kern_unmount(sbi->lower);
 	if (sbi->policy)
 		boesfs_policy_put(sbi->policy);
+	put_cred(sbi->cred);
 	kfree(sbi->at);
 	kfree(sbi);
 }
@@ -460,8 +466,11 @@ static int boesfs_init_fs_context(struct fs_context *fc)
 	if (fc->purpose == FS_CONTEXT_FOR_RECONFIGURE)
 		return 0;
 	sbi = kzalloc(sizeof(*sbi), GFP_KERNEL); /* moves to the superblock */
-	if (!sbi)
+	if (!sbi) {
+		kfree(options);
+		fc->fs_private = NULL;
 		return -ENOMEM;
+	}
 	spin_lock_init(&sbi->moves_lock);
 	INIT_LIST_HEAD(&sbi->policy_node);
 	fc->s_fs_info = sbi;

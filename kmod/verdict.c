@@ -62,11 +62,11 @@ static bool label_known(const struct dentry *dentry, u64 stamp, u32 *label)
  * Under d_lock: between ->rename and the VFS's d_move() the name is an old one, and so is a label
  * made from it.
  */
-static bool is_moving(const struct dentry *dentry)
+static bool is_changing(const struct dentry *dentry)
 {
 	const struct boesfs_dentry *bd = boesfs_dentry(dentry);
 
-	return bd->moving && bd->moving_seq == dentry->d_seq.seqcount.sequence;
+	return bd->changing && bd->changing_seq == dentry->d_seq.seqcount.sequence;
 }
 
 static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 label)
@@ -75,9 +75,10 @@ static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 
 	bool stored = false;
 
 	spin_lock(&dentry->d_lock);
-	if (dentry->d_seq.seqcount.sequence == seq && !is_moving(dentry)) {
-		bd->moving = false;
-		if (bd->stamp != stamp) {
+	if (dentry->d_seq.seqcount.sequence == seq && !is_changing(dentry)) {
+		bd->changing = false;
+		/* stamps only grow: one that is newer than what was judged by stays */
+		if (bd->stamp < stamp) {
 			WRITE_ONCE(bd->stamp, 0);
 			smp_wmb(); /* see boesfs_allowed() */
 			WRITE_ONCE(bd->allowed, 0);
@@ -85,7 +86,7 @@ static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 
 			/* pairs with boesfs_allowed() and label_known() */
 			smp_store_release(&bd->stamp, stamp);
 		}
-		stored = true;
+		stored = bd->stamp == stamp;
 	}
 	spin_unlock(&dentry->d_lock);
 	return stored;
@@ -335,18 +336,44 @@ int boesfs_check_access(struct inode *inode, int mask)
 }
 
 /*
+ * The lower name is going to change by our own doing, and ours soon after: until it does, or
+ * boesfs_end_change() says that nothing changed, this dentry is what it was.
+ */
+void boesfs_begin_change(struct dentry *dentry)
+{
+	struct boesfs_dentry *bd = boesfs_dentry(dentry);
+
+	spin_lock(&dentry->d_lock);
+	bd->changing = true;
+	bd->changing_seq = dentry->d_seq.seqcount.sequence;
+	spin_unlock(&dentry->d_lock);
+}
+
+void boesfs_end_change(struct dentry *dentry)
+{
+	spin_lock(&dentry->d_lock);
+	boesfs_dentry(dentry)->changing = false;
+	spin_unlock(&dentry->d_lock);
+}
+
+bool boesfs_changing(struct dentry *dentry)
+{
+	bool changing;
+
+	spin_lock(&dentry->d_lock);
+	changing = is_changing(dentry);
+	spin_unlock(&dentry->d_lock);
+	return changing;
+}
+
+/*
  * The VFS is going to move this dentry: its label is void, and none that follows from its present
  * name is kept. For a directory, those below it are void too.
  */
 void boesfs_begin_move(struct dentry *dentry)
 {
-	struct boesfs_dentry *bd = boesfs_dentry(dentry);
-
-	spin_lock(&dentry->d_lock);
-	bd->moving = true;
-	bd->moving_seq = dentry->d_seq.seqcount.sequence;
-	WRITE_ONCE(bd->stamp, 0);
-	spin_unlock(&dentry->d_lock);
+	boesfs_begin_change(dentry);
+	WRITE_ONCE(boesfs_dentry(dentry)->stamp, 0);
 	if (d_is_dir(dentry))
 		boesfs_void_labels(dentry->d_sb);
 }

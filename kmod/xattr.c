@@ -18,9 +18,22 @@ static int check_xattr(struct dentry *dentry, enum boesfs_op op, const char *nam
 	return boesfs_allowed(dentry, op) ? 0 : boesfs_judge(&call);
 }
 
+/*
+ * File capabilities belong to a user namespace. The VFS has translated ours between the caller's
+ * and that of our superblock; a lower filesystem of the same one takes them as they are.
+ */
+static bool is_translated(const struct dentry *dentry, const char *name)
+{
+	const struct super_block *sb = dentry->d_sb;
+
+	return !strcmp(name, XATTR_NAME_CAPS) && boesfs_lower_idmap(sb) == &nop_mnt_idmap &&
+	       sb->s_user_ns == boesfs_sb(sb)->lower->mnt_sb->s_user_ns;
+}
+
 static int boesfs_xattr_get(const struct xattr_handler *handler, struct dentry *dentry,
 			    struct inode *inode, const char *name, void *buffer, size_t size)
 {
+	struct dentry *lower = boesfs_lower_dentry(dentry);
 	int err;
 
 	/*
@@ -35,8 +48,9 @@ static int boesfs_xattr_get(const struct xattr_handler *handler, struct dentry *
 		if (err)
 			return err;
 	}
-	return vfs_getxattr(boesfs_lower_idmap(dentry->d_sb), boesfs_lower_dentry(dentry), name,
-			    buffer, size);
+	if (is_translated(dentry, name))
+		return __vfs_getxattr(lower, d_inode(lower), name, buffer, size);
+	return vfs_getxattr(boesfs_lower_idmap(dentry->d_sb), lower, name, buffer, size);
 }
 
 static int boesfs_xattr_set(const struct xattr_handler *handler, struct mnt_idmap *idmap,
@@ -55,10 +69,15 @@ static int boesfs_xattr_set(const struct xattr_handler *handler, struct mnt_idma
 	err = mnt_want_write(mnt);
 	if (err)
 		return err;
-	if (value)
+	if (value && is_translated(dentry, name)) {
+		inode_lock(d_inode(lower));
+		err = __vfs_setxattr_locked(lower_idmap, lower, name, value, size, flags, NULL);
+		inode_unlock(d_inode(lower));
+	} else if (value) {
 		err = vfs_setxattr(lower_idmap, lower, name, value, size, flags);
-	else
+	} else {
 		err = vfs_removexattr(lower_idmap, lower, name);
+	}
 	mnt_drop_write(mnt);
 	boesfs_copy_attr(inode);
 	return err;

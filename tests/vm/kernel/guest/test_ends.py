@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ends with what (locks with their file, an open that is refused), and what our own changes may not disturb."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from scene import LIBC, PACE, Scene, begin, bits, child, opened, refused, run, start
+from test_bug_classes import capability
+from test_files import kernel_is_content
+
+SECONDS = 3 * PACE
+FAN_CLASS_CONTENT, FAN_MARK_ADD, FAN_MARK_MOUNT, FAN_OPEN_PERM, FAN_DENY = 4, 1, 0x10, 0x10000, 2
+CAPABILITY = "security.capability"
+
+
+def lock(kind: int) -> bytes:
+    """The whole file, as F_OFD_SETLK takes it."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+
+
+def is_free(path: Path) -> bool:
+    """Whether another process can lock the file."""
+
+    def take() -> None:
+        with opened(path, os.O_RDWR) as fd:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    return not child(take)
+
+
+def until(seconds: float, *works: Callable[[], object]) -> None:
+    """All WORKS again and again, each in a thread of this process."""
+    end = time.monotonic() + seconds
+
+    def repeat(work: Callable[[], object]) -> None:
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                work()
+
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_lock_ends_with_its_file_on_stacks_too(s: Scene) -> None:
+    s.policy()
+    (s.lower / "f").write_text("x")
+    one = s.mount()
+    two = s.mount(one, s.home / "two", nopolicy=True)
+    for path in (one / "f", two / "f"):
+        with opened(path, os.O_RDWR) as fd:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock(fcntl.F_WRLCK))
+            assert not is_free(path)
+        assert is_free(path), path
+        with opened(path, os.O_RDWR) as fd:
+            fcntl.lockf(fd, fcntl.LOCK_EX)
+            assert not is_free(path)
+            with opened(path):
+                pass  # any descriptor's end is the end of the process's locks
+            assert is_free(path), path
+    assert Path("/proc/locks").read_text() == ""
+    assert "Leaked" not in run("dmesg").stdout
+    kernel_is_content()
+
+
+def test_a_lock_that_is_taken_while_its_descriptor_is_closed_ends_with_the_file(s: Scene) -> None:
+    """CVE-2024-41012's class: fcntl(2) in one thread, close(2) in the other."""
+    s.policy()
+    (s.lower / "f").write_text("x")
+    up = s.mount()
+    current = [-1]
+
+    def take() -> None:
+        fcntl.lockf(current[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def exchange() -> None:
+        old, current[0] = current[0], os.open(up / "f", os.O_RDWR)
+        time.sleep(0)
+        os.close(old)
+
+    until(SECONDS, take, take, exchange)
+    with contextlib.suppress(OSError):
+        os.close(current[0])
+    assert is_free(up / "f")
+    assert Path("/proc/locks").read_text() == ""
+    assert "Leaked" not in run("dmesg").stdout
+    kernel_is_content()
+
+
+def test_an_open_that_a_watcher_refuses_leaves_nothing(s: Scene) -> None:
+    s.policy()
+    (s.lower / "f").write_text("x")
+    up = s.mount()
+    group = LIBC.fanotify_init(FAN_CLASS_CONTENT, os.O_RDONLY)
+    assert group >= 0
+    marked = LIBC.fanotify_mark(
+        group, FAN_MARK_ADD | FAN_MARK_MOUNT, ctypes.c_uint64(FAN_OPEN_PERM), -100, os.fsencode(up)
+    )
+    assert marked == 0, ctypes.get_errno()
+
+    def deny() -> None:
+        while True:
+            event = os.read(group, 24)
+            fd = struct.unpack("IBBHQii", event)[5]
+            os.write(group, struct.pack("iI", fd, FAN_DENY))
+            os.close(fd)
+
+    watcher = begin(deny)
+    try:
+        for _ in range(20):
+            with refused(errno.EPERM):
+                os.open(up, os.O_TMPFILE | os.O_RDWR)
+            with refused(errno.EPERM):
+                os.open(up / "f", os.O_RDONLY)
+    finally:
+        os.kill(watcher, 9)
+        os.waitpid(watcher, 0)
+        os.close(group)
+    s.umount()
+
+
+def test_landlock_holds_on_the_mount_and_lets_through_what_it_allows_there(s: Scene) -> None:
+    run("/t/fsbench", "-p", 1, s.lower)
+    s.policy()
+    up = s.mount()
+    for measure in ("read4k", "write4k", "stat", "open-close", "create-unlink", "rename"):
+        run("/t/fsbench", "-l", "-n", 2, measure, up)
+
+
+def test_a_chown_to_nobody_is_asked_for_since_it_takes_capabilities(s: Scene) -> None:
+    (s.lower / "file").write_text("x")
+    os.setxattr(s.lower / "file", CAPABILITY, capability(None))
+    policy = s.policy()
+    policy.rule("/file", deny=bits("setattr"))
+    up = s.mount()
+    with refused():
+        os.chown(up / "file", -1, -1)
+    assert os.getxattr(s.lower / "file", CAPABILITY) == capability(None)
+    (s.lower / "other").write_text("x")
+    os.setxattr(s.lower / "other", CAPABILITY, capability(None))
+    os.chown(up / "other", -1, -1)
+    with refused(errno.ENODATA):
+        os.getxattr(s.lower / "other", CAPABILITY)
+
+
+def test_capabilities_of_files_are_those_of_the_lower_filesystem_in_every_user_namespace(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    run("cp", "/usr/bin/cat", s.lower / "prog")
+    for root in (None, 0, 1000, 5000):
+        os.setxattr(s.lower / "prog", CAPABILITY, capability(root))
+        said = []
+        for directory in (s.lower, up):
+            done = run("unshare", "-Ur", directory / "prog", "/proc/self/status", check=False, user=1000)
+            held = [line for line in done.stdout.splitlines() if line.startswith(("CapPrm", "CapEff"))]
+            shown = run("unshare", "-Ur", "getfattr", "-d", "-m", "-", directory / "prog", check=False, user=1000)
+            said.append((done.returncode, held, shown.stdout.partition("\n")[2]))
+        assert said[0] == said[1], (root, said)
+    os.chown(s.lower / "prog", 1000, 0)
+    stored = []
+    for directory in (s.lower, up):
+        with contextlib.suppress(OSError):
+            os.removexattr(s.lower / "prog", CAPABILITY)
+        script = f"import os; os.setxattr({str(directory / 'prog')!r}, {CAPABILITY!r}, {capability(None)!r})"
+        run("unshare", "-Ur", "python3", "-c", script, user=1000)
+        stored.append(os.getxattr(s.lower / "prog", CAPABILITY))
+    assert stored == [capability(1000)] * 2, stored
+
+
+def test_what_is_mounted_in_a_directory_survives_its_renames_while_others_look(s: Scene) -> None:
+    (s.lower / "d/sub").mkdir(parents=True)
+    s.policy()
+    up = s.mount()
+    run("mount", "-t", "tmpfs", "mask", up / "d/sub")
+    (up / "d/sub/inner").touch()
+    end = time.monotonic() + SECONDS
+
+    def look() -> None:
+        while time.monotonic() < end:
+            for name in ("d", "e"):
+                with contextlib.suppress(OSError):
+                    os.stat(up / name)
+
+    lookers = [start(look) for _ in range(3)]
+    names = ["d", "e"]
+    renames = 0
+    while time.monotonic() < end:
+        os.rename(up / names[0], up / names[1])
+        names.reverse()
+        renames += 1
+        assert (up / names[0] / "sub/inner").exists(), f"what was mounted is gone after {renames} renames"
+    for join in lookers:
+        join()
+    run("umount", up / names[0] / "sub")
+    assert renames > 50
+
+
+def test_a_file_that_is_looked_for_while_it_is_made_keeps_its_name(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    end = time.monotonic() + SECONDS
+
+    def look() -> None:
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                os.stat(up / "f")
+
+    lookers = [start(look) for _ in range(3)]
+    made = 0
+    while time.monotonic() < end:
+        with opened(up / "f", os.O_CREAT | os.O_EXCL | os.O_RDWR) as fd:
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            assert name == str(up / "f"), name
+        os.mkdir(up / "d")
+        with opened(up / "d") as fd:
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            assert name == str(up / "d"), name
+        os.rmdir(up / "d")
+        os.unlink(up / "f")
+        made += 1
+    for join in lookers:
+        join()
+    assert made > 50
