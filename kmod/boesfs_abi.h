@@ -182,7 +182,7 @@ struct boesfs_key {
 };
 
 /**
- * struct boesfs_program_id - Which program a process runs, by no name that it could choose.
+ * struct boesfs_program_id - Which program a process was made from, not by name.
  * @ino:	inode number of the executable
  * @dev:	its device; that of the lower filesystem if it is on boesfs
  * @generation:	the inode's generation, against reuse of the number

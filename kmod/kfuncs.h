@@ -13,7 +13,14 @@ int boesfs_ctx_program(struct boesfs_ctx *ctx, struct boesfs_program_id *id);
 int boesfs_policy_replace(const char *name, u32 name__sz, u32 id, u64 table, u32 flags);
 int boesfs_policy_forget(const char *name, u32 name__sz, u32 id);
 void boesfs_kill_caller(void);
-void boesfs_kill_mapped(const struct list_head *mounts);
+
+/* The private mounts below those of a policy, each with a reference. */
+struct boesfs_mounts {
+	unsigned int count;
+	struct vfsmount *lower[] __counted_by(count);
+};
+
+int boesfs_kill_mapped(const struct boesfs_mounts *mounts);
 
 #ifndef KF_TRUSTED_ARGS /* what every kfunc has since it lost its flag */
 #define KF_TRUSTED_ARGS 0

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The end of those whom a policy does not suffer any longer. */
-#include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/pid_namespace.h>
 #include <linux/sched/mm.h>
@@ -32,33 +31,36 @@ void boesfs_kill_caller(void)
 	kill_process(current);
 }
 
-static bool is_of_mounts(const struct file *file, const struct list_head *mounts)
+static bool is_of_mounts(const struct file *file, const struct boesfs_mounts *mounts)
 {
-	const struct boesfs_sb *sbi;
+	unsigned int i;
 
 	/*
 	 * Only boesfs opens files on its private clones of mounts. A mapping's file is the lowest
 	 * one: ours if boesfs is the lowest that stacks, else that of overlayfs or boesfs below,
 	 * which tells the file that it was opened for: ours.
 	 */
-	list_for_each_entry(sbi, mounts, policy_node)
-		if (file->f_path.mnt == sbi->lower || file_user_path(file)->mnt == sbi->lower)
+	for (i = 0; i < mounts->count; i++)
+		if (file->f_path.mnt == mounts->lower[i] ||
+		    file_user_path(file)->mnt == mounts->lower[i])
 			return true;
 	return false;
 }
 
-static bool maps_file_of(struct mm_struct *mm, const struct list_head *mounts)
+/* Whether it does; -EINTR: we are killed while we wait for it. */
+static int maps_file_of(struct mm_struct *mm, const struct boesfs_mounts *mounts)
 {
 	struct vm_area_struct *vma;
-	bool found = false;
+	int found = 0;
 
-	mmap_read_lock(mm);
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
 	{
 		VMA_ITERATOR(vmi, mm, 0);
 
 		for_each_vma(vmi, vma) {
 			if (vma->vm_file && is_of_mounts(vma->vm_file, mounts)) {
-				found = true;
+				found = 1;
 				break;
 			}
 		}
@@ -69,15 +71,18 @@ static bool maps_file_of(struct mm_struct *mm, const struct list_head *mounts)
 
 /**
  * boesfs_kill_mapped - SIGKILL to every process that has a file of these mounts mapped.
- * @mounts: boesfs_sb.policy_node; the list may not change
+ * @mounts: the private mounts that they are on
  *
  * Who forks meanwhile is found later in the list of tasks; new mappings are judged by the new
  * policy already.
+ *
+ * Return: 0; -EINTR: the caller was killed before all were looked at.
  */
-void boesfs_kill_mapped(const struct list_head *mounts)
+int boesfs_kill_mapped(const struct boesfs_mounts *mounts)
 {
 	struct task_struct *process, *thread;
 	struct mm_struct *mm;
+	int found;
 
 again:
 	rcu_read_lock();
@@ -96,9 +101,14 @@ again:
 		}
 		get_task_struct(process);
 		rcu_read_unlock();
-		if (maps_file_of(mm, mounts))
+		found = maps_file_of(mm, mounts);
+		if (found > 0)
 			kill_process(process);
 		mmput(mm);
+		if (found < 0) {
+			put_task_struct(process);
+			return found;
+		}
 		rcu_read_lock();
 		if (!pid_alive(process)) { /* cannot go on from it */
 			rcu_read_unlock();
@@ -109,4 +119,5 @@ again:
 		put_task_struct(process);
 	}
 	rcu_read_unlock();
+	return 0;
 }

@@ -12,6 +12,7 @@
 #include <linux/bpf_verifier.h>
 #include <linux/btf.h>
 #include <linux/module.h>
+#include <linux/mount.h>
 #include <linux/slab.h>
 
 #include "boesfs.h"
@@ -182,6 +183,30 @@ void boesfs_policy_remove_mount(struct list_head *node)
 
 /* ------------------------------------------------------------- the loader's calls */
 
+static struct boesfs_mounts *hold_mounts(const struct boesfs_policy *policy)
+{
+	unsigned int count = list_count_nodes((struct list_head *)&policy->mounts), next = 0;
+	struct boesfs_mounts *held;
+	const struct boesfs_sb *sbi;
+
+	held = kvzalloc(struct_size(held, lower, count), GFP_KERNEL);
+	if (!held)
+		return NULL;
+	held->count = count;
+	list_for_each_entry(sbi, &policy->mounts, policy_node)
+		held->lower[next++] = mntget(sbi->lower); /* NULL: is being mounted */
+	return held;
+}
+
+static void release_mounts(struct boesfs_mounts *held)
+{
+	unsigned int i;
+
+	for (i = 0; i < held->count; i++)
+		mntput(held->lower[i]);
+	kvfree(held);
+}
+
 static bool is_name(const char *name, u32 size)
 {
 	return size == BOESFS_PROGRAM_NAME_MAX && name[0] && strnlen(name, size) < size;
@@ -202,11 +227,13 @@ __bpf_kfunc_start_defs();
  * When it returns, every new operation is judged by the new table, on open files too; those that
  * are under way end as they began.
  *
- * Return: 0; -EINVAL: bad name, number or flag; -ENOENT: no such program; -ENOMEM.
+ * Return: 0; -EINVAL: bad name, number or flag; -ENOENT: no such program; -ENOMEM: nothing was
+ * replaced; -EINTR: it was, but not everybody who has files mapped was found.
  */
 __bpf_kfunc int boesfs_policy_replace(const char *name, u32 name__sz, u32 id, u64 table, u32 flags)
 {
 	struct boesfs_program *program;
+	struct boesfs_mounts *mounts = NULL;
 	struct boesfs_policy *policy;
 	int err = 0;
 
@@ -227,15 +254,25 @@ __bpf_kfunc int boesfs_policy_replace(const char *name, u32 name__sz, u32 id, u6
 			goto out;
 		}
 	} else {
+		if (flags & BOESFS_REPLACE_KILL_MAPPED) {
+			mounts = hold_mounts(policy);
+			if (!mounts) {
+				err = -ENOMEM;
+				goto out;
+			}
+		}
 		policy_publish(policy, program->ops, table);
 		if (!policy->kept)
 			refcount_inc(&policy->refs);
 	}
 	policy->kept = true;
-	if (flags & BOESFS_REPLACE_KILL_MAPPED)
-		boesfs_kill_mapped(&policy->mounts);
 out:
 	mutex_unlock(&programs_lock);
+	if (mounts) {
+		/* without the lock: it may have to wait for a process that has nothing to do with us */
+		err = boesfs_kill_mapped(mounts);
+		release_mounts(mounts);
+	}
 	return err;
 }
 
