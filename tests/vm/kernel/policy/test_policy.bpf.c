@@ -170,6 +170,12 @@ static int is_trusted(struct boesfs_ctx *bc)
 	return id.ino == wanted->ino && id.dev == wanted->dev && id.generation == wanted->generation;
 }
 
+/* A label of another table than the one that judges. */
+static __always_inline bool is_of_another(__u32 label, struct boesfs_ctx *bc)
+{
+	return label && label >> TEST_TABLE_SHIFT != (bc->table & 0x7ff);
+}
+
 SEC("struct_ops/check")
 int BPF_PROG(test_check, struct boesfs_ctx *bc)
 {
@@ -179,8 +185,8 @@ int BPF_PROG(test_check, struct boesfs_ctx *bc)
 	int verdict = 0;
 
 	count(TEST_CHECKS_ASKED);
-	if (label && label >> TEST_TABLE_SHIFT != (bc->table & 0x7ff))
-		count(TEST_MIXED);	/* a label of another table than the one that judges */
+	if (is_of_another(label, bc) || is_of_another(bc->other_label, bc))
+		count(TEST_MIXED);
 	if (!rule) {
 		if (in_advance)
 			bc->allow = ~0ULL;	/* nothing is denied here */
