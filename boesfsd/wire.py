@@ -472,7 +472,8 @@ class Call:
     # --- sending
 
     def _write(self) -> None:
-        assert self._socket
+        if not self._socket:
+            return  # it was answered before it was complete
         try:
             del self._unsent[: self._socket.send(self._unsent)]
         except (BlockingIOError, InterruptedError):

@@ -270,7 +270,7 @@ static int boesfs_sync_fs(struct super_block *sb, int wait)
 
 	if (!wait)
 		return 0;
-	down_read(&lower->s_umount);
+	down_read_nested(&lower->s_umount, sb->s_stack_depth); /* it may be boesfs as well */
 	err = sync_filesystem(lower);
 	up_read(&lower->s_umount);
 	return err;
