@@ -164,7 +164,7 @@ static inline struct path boesfs_lower_path(const struct dentry *dentry)
 			      .dentry = boesfs_lower_dentry(dentry) };
 }
 
-/* The names of both, which the locks of their directories keep. */
+/* The names of both, which their d_locks or the locks of their directories keep. */
 static inline bool boesfs_same_name(const struct dentry *dentry, const struct dentry *lower)
 {
 	return dentry->d_name.len == lower->d_name.len &&

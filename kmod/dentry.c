@@ -33,41 +33,29 @@ static void boesfs_d_release(struct dentry *dentry)
 	}
 }
 
-static bool same_name(struct dentry *dentry, struct dentry *lower)
-{
-	struct name_snapshot ours, theirs;
-	bool same;
-
-	take_dentry_name_snapshot(&ours, dentry);
-	take_dentry_name_snapshot(&theirs, lower);
-	same = ours.name.len == theirs.name.len &&
-	       !memcmp(ours.name.name, theirs.name.name, ours.name.len);
-	release_dentry_name_snapshot(&ours);
-	release_dentry_name_snapshot(&theirs);
-	return same;
-}
-
-/* Is the lower dentry, to which something happened, still what this dentry stands for? */
+/*
+ * Is the lower dentry, to which something happened, still what this dentry stands for? Whatever
+ * happens to either happens under its d_lock.
+ */
 bool boesfs_compare(struct dentry *dentry)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
-	struct dentry *lower = bd->lower, *parent, *lower_parent;
-	unsigned int seq = raw_read_seqcount(&lower->d_seq);
-	struct inode *inode = d_inode(dentry), *lower_inode = READ_ONCE(lower->d_inode);
-	bool valid;
+	struct dentry *lower = bd->lower;
+	const struct inode *inode;
+	bool same;
 
-	if (seq & 1 || d_unhashed(lower))
-		return false;
-	if (inode ? boesfs_lower_inode(inode) != lower_inode : lower_inode != NULL)
-		return false;
-	parent = dget_parent(dentry);
-	lower_parent = dget_parent(lower);
-	valid = boesfs_lower_dentry(parent) == lower_parent && same_name(dentry, lower);
-	dput(lower_parent);
-	dput(parent);
-	if (valid)
-		WRITE_ONCE(bd->lower_seq, seq);
-	return valid;
+	spin_lock(&dentry->d_lock);
+	spin_lock_nested(&lower->d_lock, DENTRY_D_LOCK_NESTED);
+	inode = d_inode(dentry);
+	same = !d_unhashed(lower) &&
+	       d_inode(lower) == (inode ? boesfs_lower_inode(inode) : NULL) &&
+	       lower->d_parent == boesfs_lower_dentry(dentry->d_parent) &&
+	       boesfs_same_name(dentry, lower);
+	if (same)
+		WRITE_ONCE(bd->lower_seq, lower->d_seq.seqcount.sequence);
+	spin_unlock(&lower->d_lock);
+	spin_unlock(&dentry->d_lock);
+	return same;
 }
 
 static int revalidate_lower(struct dentry *dentry, struct dentry *lower, unsigned int flags)

@@ -208,7 +208,7 @@ static u32 attr_access(const struct iattr *attr)
 	return access;
 }
 
-static int check_setattr(struct dentry *dentry, const struct iattr *attr)
+static noinline int ask_setattr(struct dentry *dentry, const struct iattr *attr)
 {
 	struct boesfs_call call = {
 		.ctx = { .op = BOESFS_OP_SETATTR, .access = attr_access(attr) },
@@ -216,8 +216,6 @@ static int check_setattr(struct dentry *dentry, const struct iattr *attr)
 	};
 	const struct inode *inode = d_inode(dentry);
 
-	if (boesfs_allowed(dentry, BOESFS_OP_SETATTR))
-		return 0;
 	if (!call.ctx.access) {
 		/*
 		 * Dropping set-id bits and capabilities after a write is the kernel's doing, and no
@@ -240,6 +238,11 @@ static int check_setattr(struct dentry *dentry, const struct iattr *attr)
 	return boesfs_judge(&call);
 }
 
+static int check_setattr(struct dentry *dentry, const struct iattr *attr)
+{
+	return boesfs_allowed(dentry, BOESFS_OP_SETATTR) ? 0 : ask_setattr(dentry, attr);
+}
+
 /*
  * What a chown or a truncation takes along is the lower file's: our inodes have S_NOSEC, so the VFS
  * looks for nothing on a truncation, and what it finds on a chown depends on whether GETXATTR is
@@ -256,7 +259,7 @@ static void drop_privileges(struct dentry *dentry, struct iattr *below)
 	if (below->ia_valid & ATTR_SIZE)
 		drop = setattr_should_drop_suidgid(boesfs_lower_idmap(dentry->d_sb), lower);
 	below->ia_valid |= ATTR_KILL_PRIV | drop;
-	if (drop)
+	if (drop && !(below->ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID)))
 		/* as in do_truncate(): whoever may write, not the owner alone */
 		below->ia_valid |= ATTR_FORCE;
 }
@@ -284,11 +287,6 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 		return err;
 	if (!can_own(dentry, attr))
 		return -EOVERFLOW;
-	/* the lower inode's capabilities go with the lower notify_change() */
-	attr->ia_valid &= ~ATTR_KILL_PRIV;
-	err = setattr_prepare(&nop_mnt_idmap, dentry, attr);
-	if (err)
-		return err;
 	below.ia_valid &= ~ATTR_OPEN;
 	if (below.ia_valid & ATTR_FILE)
 		below.ia_file = attr->ia_file->private_data;

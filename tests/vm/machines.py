@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vm import qemu
+from vm import power_on, text_of
 from workshop import GUEST, KERNEL, KMOD, PLACE, Kernel, build_module, build_policy, kernels
 
 BROKEN = (
@@ -92,32 +91,13 @@ def boot(
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     image = _image(place, tests, modules, kernel, root)
-    console, results = place / "console.log", place / "results.log"
-    if icount:
-        pace = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
-    else:
-        pace = ["-accel", "tcg,thread=multi", "-smp", "2"]
     # ext4's initialising of inode tables in the background would be measured too
     append = "root=/dev/nvme0n1 rw rootflags=noinit_itable init=/t/init console=ttyS0 panic=1 oops=panic nokaslr"
     append += f" quiet loglevel=5 BOESFS_SCALE={os.environ.get('BOESFS_SCALE', '1')}"
-    command = [
-        *qemu(), *pace, "-cpu", "max", "-m", "3G" if kernel.debug else "2G",
-        "-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot",
-        "-serial", f"file:{console}", "-serial", f"file:{results}",
-        "-drive", f"file={image},if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=boesfs",
-        "-kernel", str(kernel.image), "-append", append,
-    ]  # fmt: skip
-    begun = time.monotonic()
-    with (place / "qemu.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            process.wait(deadline)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    run = Run(seconds=time.monotonic() - begun)
-    run.console = console.read_text(errors="replace") if console.exists() else (place / "qemu.log").read_text()
-    for line in results.read_text(errors="replace").splitlines() if results.exists() else ():
+    memory = "3G" if kernel.debug else "2G"
+    seconds = power_on(place, image, kernel.image, append, deadline, icount=icount, memory=memory)
+    run = Run(console=text_of(place / "console.log"), seconds=seconds)
+    for line in text_of(place / "results.log").splitlines():
         if line.startswith("RESULT "):
             said = json.loads(line.removeprefix("RESULT "))
             run.results[said["name"]] = said

@@ -85,12 +85,40 @@ def build_tools() -> None:
     stamp.write_text(wanted)
 
 
-def qemu() -> list[str]:
-    """The command that runs the extracted QEMU with the libraries that came with it."""
+def power_on(
+    place: Path, image: Path, kernel: Path, append: str, deadline: float, *, icount: bool = False, memory: str = "2G"
+) -> float:
+    """Run a machine until it switches itself off, or is killed after DEADLINE seconds; how many it took. It leaves
+    console.log and results.log (its second serial port) in PLACE. RuntimeError: QEMU failed. With ICOUNT the guest's
+    clock counts instructions."""
     usr = TOOLS / "usr"
-    loader = [str(usr / "lib64/ld-linux-x86-64.so.2"), "--library-path", str(usr / "lib/x86_64-linux-gnu")]
-    firmware = ["-L", str(usr / "share/qemu"), "-L", str(usr / "share/seabios")]
-    return [*loader, str(usr / "bin/qemu-system-x86_64"), *firmware]
+    if icount:
+        pace = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
+    else:
+        pace = ["-accel", "tcg,thread=multi", "-smp", "2"]
+    command = [
+        # the extracted QEMU with the libraries that came with it
+        str(usr / "lib64/ld-linux-x86-64.so.2"), "--library-path", str(usr / "lib/x86_64-linux-gnu"),
+        str(usr / "bin/qemu-system-x86_64"), "-L", str(usr / "share/qemu"), "-L", str(usr / "share/seabios"),
+        *pace, "-cpu", "max", "-m", memory, "-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot",
+        "-serial", f"file:{place}/console.log", "-serial", f"file:{place}/results.log",
+        "-drive", f"file={image},if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=boesfs",
+        "-kernel", str(kernel), "-append", append,
+    ]  # fmt: skip
+    begun = time.monotonic()
+    with (place / "qemu.log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            print(f"vm: still running after {deadline:.0f} s, see {place}/console.log", file=sys.stderr)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if process.returncode > 0:
+        raise RuntimeError(f"QEMU ended with {process.returncode}: {text_of(place / 'qemu.log')[-2000:]}")
+    return time.monotonic() - begun
 
 
 def build_image() -> None:
@@ -144,28 +172,9 @@ def run() -> Report:
     for file in (console, results):
         file.unlink(missing_ok=True)
     append = "root=/dev/nvme0n1 rootwait rw console=ttyS0 panic=1 oops=panic systemd.show_status=0"
-    command = [
-        *qemu(), "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G",
-        "-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot",
-        "-serial", f"file:{console}", "-serial", f"file:{results}",
-        "-drive", f"file={IMAGE},if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=boesfs",
-        "-kernel", str(next(TOOLS.glob("boot/vmlinuz-*"))), "-append", append,
-    ]  # fmt: skip
-    begin = time.monotonic()
-    with (DIRECTORY / "qemu.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            print(f"vm: still running after {DEADLINE:.0f} s, see {console}", file=sys.stderr)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    if process.returncode > 0:
-        raise RuntimeError(f"QEMU ended with {process.returncode}: {(DIRECTORY / 'qemu.log').read_text()[-2000:]}")
-    report = Report(seconds=time.monotonic() - begin, console=_text(console))
-    for line in _text(results).splitlines():
+    seconds = power_on(DIRECTORY, IMAGE, next(TOOLS.glob("boot/vmlinuz-*")), append, DEADLINE)
+    report = Report(seconds=seconds, console=text_of(console))
+    for line in text_of(results).splitlines():
         word, _, rest = line.partition(" ")
         if word == "RESULT":
             said = json.loads(rest)
@@ -177,5 +186,6 @@ def run() -> Report:
     return report
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """A log's text; none if it is not there."""
     return file.read_text(errors="replace") if file.exists() else ""

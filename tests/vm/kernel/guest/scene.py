@@ -4,6 +4,7 @@
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import re
 import shutil
@@ -112,6 +113,25 @@ def start(work: Callable[[], object], uid: int | None = None) -> Callable[[], No
         assert not status, said or f"wait status {status}"
 
     return join
+
+
+@contextlib.contextmanager
+def meanwhile(count: int, work: Callable[[], object]) -> Iterator[None]:
+    """WORK again and again in COUNT processes, until the block is over. Its OSErrors are no failures."""
+    over = mmap.mmap(-1, 1)
+
+    def repeat() -> None:
+        while not over[0]:
+            with contextlib.suppress(OSError):
+                work()
+
+    joins = [start(repeat) for _ in range(count)]
+    try:
+        yield
+    finally:
+        over[0] = 1
+        for join in joins:
+            join()
 
 
 def parallel(works: list[Callable[[], object]]) -> None:

@@ -412,7 +412,9 @@ def test_descriptors_of_other_kinds_upset_nobody(s: Scene) -> None:
     assert not wrong, "\n".join(map(str, wrong[:20]))
     assert b"subject" in seen["boesfs"][-1]
     shutil.rmtree(elsewhere)
-    soon(lambda: int(Path("/proc/sys/fs/file-nr").read_text().split()[0]) <= number_of_files[1] + 8)
+    # each CPU counts up to 32 for itself; one reference too many each time is some hundred files
+    assert len(seen["boesfs"]) > 100
+    soon(lambda: int(Path("/proc/sys/fs/file-nr").read_text().split()[0]) <= number_of_files[1] + 64)
     assert len(os.listdir("/proc/self/fd")) == number_of_files[0]
     s.umount()
     soon(lambda: inodes() == 0)

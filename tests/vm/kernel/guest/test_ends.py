@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scene import LIBC, PACE, Scene, begin, bits, child, opened, refused, run, start
+from scene import LIBC, PACE, Scene, begin, bits, child, meanwhile, opened, refused, run
 from test_bug_classes import capability
 from test_files import kernel_is_content
 
@@ -183,51 +183,36 @@ def test_what_is_mounted_in_a_directory_survives_its_renames_while_others_look(s
     up = s.mount()
     run("mount", "-t", "tmpfs", "mask", up / "d/sub")
     (up / "d/sub/inner").touch()
-    end = time.monotonic() + SECONDS
 
     def look() -> None:
-        while time.monotonic() < end:
-            for name in ("d", "e"):
-                with contextlib.suppress(OSError):
-                    os.stat(up / name)
+        for name in ("d", "e"):
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(up / name)
 
-    lookers = [start(look) for _ in range(3)]
     names = ["d", "e"]
-    renames = 0
-    while time.monotonic() < end:
-        os.rename(up / names[0], up / names[1])
-        names.reverse()
-        renames += 1
-        assert (up / names[0] / "sub/inner").exists(), f"what was mounted is gone after {renames} renames"
-    for join in lookers:
-        join()
+    renames, end = 0, time.monotonic() + SECONDS
+    with meanwhile(3, look):
+        while time.monotonic() < end or renames < 50:
+            os.rename(up / names[0], up / names[1])
+            names.reverse()
+            renames += 1
+            assert (up / names[0] / "sub/inner").exists(), f"what was mounted is gone after {renames} renames"
     run("umount", up / names[0] / "sub")
-    assert renames > 50
 
 
 def test_a_file_that_is_looked_for_while_it_is_made_keeps_its_name(s: Scene) -> None:
     s.policy()
     up = s.mount()
-    end = time.monotonic() + SECONDS
-
-    def look() -> None:
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                os.stat(up / "f")
-
-    lookers = [start(look) for _ in range(3)]
-    made = 0
-    while time.monotonic() < end:
-        with opened(up / "f", os.O_CREAT | os.O_EXCL | os.O_RDWR) as fd:
-            name = os.readlink(f"/proc/self/fd/{fd}")
-            assert name == str(up / "f"), name
-        os.mkdir(up / "d")
-        with opened(up / "d") as fd:
-            name = os.readlink(f"/proc/self/fd/{fd}")
-            assert name == str(up / "d"), name
-        os.rmdir(up / "d")
-        os.unlink(up / "f")
-        made += 1
-    for join in lookers:
-        join()
-    assert made > 50
+    made, end = 0, time.monotonic() + SECONDS
+    with meanwhile(3, lambda: os.stat(up / "f")):
+        while time.monotonic() < end or made < 50:
+            with opened(up / "f", os.O_CREAT | os.O_EXCL | os.O_RDWR) as fd:
+                name = os.readlink(f"/proc/self/fd/{fd}")
+                assert name == str(up / "f"), name
+            os.mkdir(up / "d")
+            with opened(up / "d") as fd:
+                name = os.readlink(f"/proc/self/fd/{fd}")
+                assert name == str(up / "d"), name
+            os.rmdir(up / "d")
+            os.unlink(up / "f")
+            made += 1
