@@ -10,8 +10,8 @@ from pathlib import Path
 from scene import Policy, Scene, bits, has_overlayfs, run
 
 ROUNDS = 5
-MEASURES = {"read4k": 1000, "write4k": 1000, "stat": 1000, "open-close": 1000, "create-unlink": 300, "mmap-fault": 20_000,
-            "readdir": 100, "rename": 300, "fileserver": 40}  # fmt: skip
+MEASURES = {"read4k": 1000, "write4k": 1000, "stat": 1000, "open-close": 1000, "create-unlink": 300,
+            "mmap-fault": 20_000, "readdir": 100, "rename": 300, "fileserver": 40}  # fmt: skip
 FIRST = 500
 RULES = 1000
 SETTLE = 0.5  # what an unmounting frees is freed later, and would be measured

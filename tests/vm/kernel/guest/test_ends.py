@@ -17,6 +17,7 @@ from test_bug_classes import capability
 from test_files import kernel_is_content
 
 SECONDS = 3 * PACE
+SLOW = 400_000 * PACE  # microseconds that a verdict takes
 FAN_CLASS_CONTENT, FAN_MARK_ADD, FAN_MARK_MOUNT, FAN_OPEN_PERM, FAN_DENY = 4, 1, 0x10, 0x10000, 2
 CAPABILITY = "security.capability"
 
@@ -216,3 +217,31 @@ def test_a_file_that_is_looked_for_while_it_is_made_keeps_its_name(s: Scene) -> 
             os.rmdir(up / "d")
             os.unlink(up / "f")
             made += 1
+
+
+def test_what_takes_a_name_while_it_is_judged_is_what_is_removed_or_moved(s: Scene) -> None:
+    """Behind the mount: the judged file gets another name, and another file its name."""
+    policy = s.policy()
+    policy.rule("/a", slow=bits("unlink", "rmdir", "rename"), slow_check=SLOW)
+    up = s.mount()
+    works: dict[str, Callable[[], object]] = {
+        "unlink": lambda: (up / "a").unlink(),
+        "rmdir": lambda: (up / "a").rmdir(),
+        "rename": lambda: (up / "a").rename(up / "z"),
+    }
+    for name, work in works.items():
+        for file in ("a", "b"):
+            (s.lower / file).mkdir() if name == "rmdir" else (s.lower / file).touch()
+        judged, other = ((s.lower / file).stat().st_ino for file in ("a", "b"))
+        (up / "a").stat()
+        pid = begin(work)
+        time.sleep(SLOW / 4e6)
+        (s.lower / "a").rename(s.lower / "c")
+        (s.lower / "b").rename(s.lower / "a")
+        assert os.waitpid(pid, os.WNOHANG)[0] == 0, f"{name} was judged too early for this test"
+        assert not os.waitpid(pid, 0)[1], name
+        left = {path.name: path.stat().st_ino for path in s.lower.iterdir()}
+        assert left == {"c": judged} | ({"z": other} if name == "rename" else {}), name
+        assert sorted(os.listdir(up)) == sorted(left)
+        for file in left:
+            (s.lower / file).rmdir() if name == "rmdir" else (s.lower / file).unlink()

@@ -394,7 +394,7 @@ def test_a_descriptor_names_the_policy(s: Scene) -> None:
 def test_a_verdict_under_way_is_not_kept_for_the_next_generation(s: Scene) -> None:
     tree(s.lower)
     policy = s.policy()
-    policy.rule("/d", 1, slow_check=300000 * PACE)
+    policy.rule("/d", 1, slow=bits("open"), slow_check=300000 * PACE)
     policy.rule("/d", 2, deny=bits("open"))
     policy.do("replace", 1, 1)
     up = s.mount(policy="test", policy_id=1)

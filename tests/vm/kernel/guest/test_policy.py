@@ -1227,7 +1227,7 @@ def test_a_verdict_on_a_name_that_moved_meanwhile_is_not_kept(s: Scene) -> None:
     (s.lower / "open/dir").mkdir()
     (s.lower / "open/dir/inner").touch()
     policy = s.policy()
-    policy.rule("/open", slow_check=300000 * PACE)
+    policy.rule("/open", slow=bits("open"), slow_check=300000 * PACE)
     policy.rule("/shut", deny=bits("open"))
     up = s.mount()
     for flags, what, inner in ((0, "file", ""), (2, "file", ""), (0, "dir", "inner")):

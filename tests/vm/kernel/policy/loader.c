@@ -283,6 +283,8 @@ static int cmd_rule(int argc, char **argv)
 			rule.access = number;
 		else if (!strcmp(argv[i], "program"))
 			rule.program = number;
+		else if (!strcmp(argv[i], "slow"))
+			rule.slow = number;
 		else if (!strcmp(argv[i], "slow_check"))
 			rule.slow_check = number;
 		else if (!strcmp(argv[i], "slow_label"))

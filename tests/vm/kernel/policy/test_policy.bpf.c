@@ -203,7 +203,7 @@ int BPF_PROG(test_check, struct boesfs_ctx *bc)
 		if (rule->program && is_trusted(bc))
 			verdict = 0;
 	}
-	if (bc->op == BOESFS_OP_OPEN)
+	if (rule->slow & bit)
 		pass_time(rule->slow_check);
 	if (verdict && rule->kill & bit)
 		bc->flags = BOESFS_KILL;

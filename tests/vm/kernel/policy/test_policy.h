@@ -17,7 +17,8 @@ struct test_rule {
 	__s32 verdict;		/* what a denial says; 0: -EPERM */
 	__u32 access;		/* if not 0, denied only if ctx.access has one of these bits */
 	__u32 program;		/* 1: what is denied is allowed to the program in `trusted` */
-	__u32 slow_check;	/* so many microseconds pass before check() answers for OPEN */
+	__u64 slow;		/* operations for which */
+	__u32 slow_check;	/* so many microseconds pass before check() answers */
 	__u32 slow_label;	/* … before label() does */
 };
 
