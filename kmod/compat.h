@@ -189,32 +189,28 @@ static inline int boesfs_vfs_mkdir(struct mnt_idmap *idmap, struct dentry *paren
 }
 
 /*
- * Takes the parents' locks and gives them back. -ESTALE: STILL() finds, under the locks, that
- * something was moved, removed or made meanwhile.
+ * Takes the parents' locks, for vfs_rename(). -ESTALE: something was moved or removed meanwhile.
  */
-static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_parent,
-				    struct dentry *old, struct dentry *new_parent,
-				    struct dentry *new, unsigned int flags,
-				    bool (*still)(const struct dentry *, const struct dentry *),
-				    const struct dentry *ours_old, const struct dentry *ours_new)
+static inline int boesfs_start_renaming(struct renamedata *rd, struct mnt_idmap *idmap,
+					struct dentry *old_parent, struct dentry *old,
+					struct dentry *new_parent, struct dentry *new,
+					unsigned int flags)
 {
 #ifdef BOESFS_START_RENAMING
-	struct renamedata rd = {
+	*rd = (struct renamedata){
 		.mnt_idmap = idmap,
 		.old_parent = old_parent,
 		.new_parent = new_parent,
 		.flags = flags,
 	};
-	int err = start_renaming_two_dentries(&rd, old, new);
-
-	if (err)
-		return err;
-	err = still(ours_old, ours_new) ? vfs_rename(&rd) : -ESTALE;
-	end_renaming(&rd);
-	return err;
+	return start_renaming_two_dentries(rd, old, new);
 #else
 	struct dentry *trap = lock_rename(old_parent, new_parent);
-	struct renamedata rd = {
+	int err = 0;
+
+	if (IS_ERR(trap))
+		return PTR_ERR(trap);
+	*rd = (struct renamedata){
 		.old_mnt_idmap = idmap,
 		.old_dir = d_inode(old_parent),
 		.old_dentry = old,
@@ -223,21 +219,26 @@ static inline int boesfs_vfs_rename(struct mnt_idmap *idmap, struct dentry *old_
 		.new_dentry = new,
 		.flags = flags,
 	};
-	int err;
-
-	if (IS_ERR(trap))
-		return PTR_ERR(trap);
 	if (old->d_parent != old_parent || d_unhashed(old) || new->d_parent != new_parent ||
-	    d_unhashed(new) || !still(ours_old, ours_new))
+	    d_unhashed(new))
 		err = -ESTALE;
 	else if (trap == old)
 		err = -EINVAL;
 	else if (trap == new)
 		err = flags & RENAME_EXCHANGE ? -EINVAL : -ENOTEMPTY;
-	else
-		err = vfs_rename(&rd);
-	unlock_rename(old_parent, new_parent);
+	if (err)
+		unlock_rename(old_parent, new_parent);
 	return err;
+#endif
+}
+
+static inline void boesfs_end_renaming(struct renamedata *rd, struct dentry *old_parent,
+				       struct dentry *new_parent)
+{
+#ifdef BOESFS_START_RENAMING
+	end_renaming(rd);
+#else
+	unlock_rename(old_parent, new_parent);
 #endif
 }
 

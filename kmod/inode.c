@@ -665,7 +665,10 @@ static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct 
 		.dentry = old,
 		.other = new,
 	};
+	struct dentry *old_parent = boesfs_lower_dentry(old->d_parent),
+		      *new_parent = boesfs_lower_dentry(new->d_parent);
 	struct vfsmount *mnt = boesfs_sb(old_dir->i_sb)->lower;
+	struct renamedata rd;
 	int err = boesfs_judge(&call);
 
 	if (!err && flags & RENAME_EXCHANGE) { /* both are moved, so both are asked for */
@@ -680,10 +683,13 @@ static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct 
 	boesfs_begin_move(old);
 	if (flags & RENAME_EXCHANGE)
 		boesfs_begin_move(new);
-	err = boesfs_vfs_rename(boesfs_lower_idmap(old_dir->i_sb),
-				boesfs_lower_dentry(old->d_parent), boesfs_lower_dentry(old),
-				boesfs_lower_dentry(new->d_parent), boesfs_lower_dentry(new),
-				flags, still_as_asked, old, new);
+	err = boesfs_start_renaming(&rd, boesfs_lower_idmap(old_dir->i_sb), old_parent,
+				    boesfs_lower_dentry(old), new_parent, boesfs_lower_dentry(new),
+				    flags);
+	if (!err) {
+		err = still_as_asked(old, new) ? vfs_rename(&rd) : -ESTALE;
+		boesfs_end_renaming(&rd, old_parent, new_parent);
+	}
 	mnt_drop_write(mnt);
 	if (err) {
 		boesfs_end_change(old);

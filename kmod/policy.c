@@ -183,9 +183,9 @@ void boesfs_policy_remove_mount(struct list_head *node)
 
 /* ------------------------------------------------------------- the loader's calls */
 
-static struct boesfs_mounts *hold_mounts(const struct boesfs_policy *policy)
+static struct boesfs_mounts *hold_mounts(struct boesfs_policy *policy)
 {
-	unsigned int count = list_count_nodes((struct list_head *)&policy->mounts), next = 0;
+	unsigned int count = list_count_nodes(&policy->mounts), next = 0;
 	struct boesfs_mounts *held;
 	const struct boesfs_sb *sbi;
 

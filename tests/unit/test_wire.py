@@ -3,7 +3,9 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from agents import BIG, Client, Exchange, Run, World, echo, until
@@ -702,6 +704,48 @@ def test_closing_the_server_does_not_wait_for_ever(run: Run) -> None:
                 await world.server.close(0.1)
             client.writer.close()
             await until(lambda: not world.route.calls)
+
+    run(scene)
+
+
+# --- the connection to an instance
+
+
+class Told:
+    """A caller that counts what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.said.append(name)
+
+
+def test_an_answer_and_room_for_the_rest_of_the_request_may_come_at_once(run: Run, tmp_path: Path) -> None:
+    """The loop has both events in one round: the second finds the call over."""
+
+    async def scene() -> None:
+        faults: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "s"))
+            listener.listen()
+            told = Told()
+            call = wire.Call(told, [], BIG)
+            call.connect(str(tmp_path / "s"))
+            call.send_body(b"x" * BIG)
+            call.flush()
+            assert not call.writable
+            connection, _ = listener.accept()
+            with connection:
+                connection.setblocking(False)
+                with suppress(BlockingIOError):
+                    while True:
+                        connection.recv(1 << 20)
+                connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                await until(lambda: "answer_ends" in told.said)
+        assert told.said == ["answer_begins", "answer_body", "answer_ends"]
+        assert not faults
 
     run(scene)
 

@@ -193,8 +193,8 @@ def without_asking() -> Iterator[Mutant]:
             yield Mutant(f"{file}:{line} does not ask", file, text[start:end], "0", tests, start)
 
 
-def make(number: int, mutant: Mutant) -> Path:
-    """The mutant as a module."""
+def make(number: int, mutant: Mutant, unchanged: Path) -> Path:
+    """The mutant as a module, made like that of the UNCHANGED source."""
     source = PLACE / "mutants" / str(number)
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(KMOD, source)
@@ -203,7 +203,7 @@ def make(number: int, mutant: Mutant) -> Path:
         raise SystemExit(f"mutate: {mutant.name}: {mutant.file} has that text {text.count(mutant.old)} times")
     at = text.index(mutant.old) if mutant.at < 0 else mutant.at
     (source / mutant.file).write_text(text[:at] + mutant.new + text[at + len(mutant.old) :])
-    return build_module(kernels()[0], source, "KCFLAGS=-w")
+    return build_module(kernels()[0], source, "KCFLAGS=-w", like=unchanged)
 
 
 def judge(mutants: list[Mutant], modules: dict[str, Path]) -> dict[str, str]:
@@ -249,8 +249,9 @@ def main() -> int:
     mutants = [mutant for mutant in (*MUTANTS, *without_asking())
                if not sys.argv[1:] or any(part in mutant.name for part in sys.argv[1:])]  # fmt: skip
     control(mutants)
+    unchanged = build_module(kernels()[0], KMOD, "KCFLAGS=-w")
     with ThreadPoolExecutor(2) as pool:
-        built = list(pool.map(make, range(len(mutants)), mutants))
+        built = list(pool.map(make, range(len(mutants)), mutants, [unchanged] * len(mutants)))
     modules = {f"m{number}.ko": module for number, module in enumerate(built)}
     fates = judge(mutants, modules)
     for name, fate in fates.items():

@@ -85,9 +85,13 @@ def _fresh(stamp: Path, wanted: str) -> bool:
     return stamp.exists() and stamp.read_text() == wanted
 
 
-def inside(root: Path, *command: str) -> str:
-    """A command in ROOT, which has a /proc of its own meanwhile; its output. CalledProcessError shows it."""
+def inside(root: Path, *command: str, module: Path | None = None) -> str:
+    """A command in ROOT, which has a /proc of its own meanwhile, and MODULE at /src/module; its output. SystemExit
+    shows it if it fails."""
     script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
+    if module:
+        (root / "src/module").mkdir(parents=True, exist_ok=True)
+        script = f'mount --bind {module} "$0/src/module" && {script}'
     words = ["unshare", "--mount", "sh", "-c", script, str(root), *command]
     done = subprocess.run(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
@@ -178,16 +182,22 @@ def build_debug_kernel() -> Kernel:
     return Kernel(release, BUILDER, DEBUG_TREE, tree / "arch/x86/boot/bzImage", tree / "no-modules")
 
 
-def build_module(kernel: Kernel, source: Path = KMOD, *make: str) -> Path:
-    """boesfs.ko for a kernel. A warning is an error."""
+def build_module(kernel: Kernel, source: Path = KMOD, *make: str, like: Path | None = None) -> Path:
+    """boesfs.ko for a kernel. A warning is an error. LIKE is one that was made so from nearly the same source."""
     build_workshop()
     wanted = _digest(source, kernel.release, *make)
     place = kernel.root / "src" / f"kmod-{wanted[:16]}"
     if not (place / "done").exists():
         shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(source, place, ignore=shutil.ignore_patterns("*.o", "*.ko", ".*"))
-        words = ["make", "-s", "-C", kernel.tree, f"M=/src/{place.name}", *make, "modules"]
-        said = inside(kernel.root, *words)
+        if like:  # what is not newer is not made again, since all are made at the same place
+            shutil.copytree(like.parent, place)
+            (place / "done").unlink()
+            for file in source.iterdir():
+                if file.read_bytes() != (place / file.name).read_bytes():
+                    shutil.copy(file, place)
+        else:
+            shutil.copytree(source, place, ignore=shutil.ignore_patterns("*.o", "*.ko", ".*"))
+        said = inside(kernel.root, "make", "-s", "-C", kernel.tree, "M=/src/module", *make, "modules", module=place)
         if "warning:" in said or not (place / "boesfs.ko").exists():
             raise SystemExit(f"kmod on {kernel.release}:\n{said}")
         (place / "done").touch()
