@@ -34,7 +34,7 @@ $(BUILD):
 # What building, the appliance and the tests need on a Debian machine. dpkg is asked first: it is quick.
 HOST_PACKAGES := gcc libc6-dev libseccomp-dev make mmdebstrap systemd-container curl rsync python3-venv python3-pip \
 	python3-aiosqlite python3-dbus-next python3-httptools python3-jsonschema python3-pyroute2 python3-pystemd \
-	python3-sdnotify python3-uvloop python3-yaml zstd e2fsprogs
+	python3-sdnotify python3-uvloop python3-yaml zstd e2fsprogs perl
 host-packages:
 	@missing=$$(for p in $(HOST_PACKAGES); do dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "Installing" $$missing; \

@@ -3,6 +3,7 @@
 
 import ast
 import os
+import subprocess
 from collections.abc import Sequence
 
 import pytest
@@ -10,6 +11,8 @@ from machines import Run, boot_all
 from workshop import (
     BUILDER,
     KERNEL,
+    KMOD,
+    SOURCE,
     Kernel,
     build,
     build_builder,
@@ -89,11 +92,22 @@ def test_the_kernel_has_nothing_to_complain_of(runs: dict[str, Run], module: str
     assert runs[module].broken == []
 
 
-def test_the_module_builds_without_warnings_on_every_kernel_there_are_headers_of() -> None:
+def test_the_module_builds_without_warnings_of_gcc_and_sparse_on_every_kernel_there_are_headers_of() -> None:
     build_workshop()
     assert len(kernels()) == 2, "Debian 13's own kernel and the newest of backports"
     for kernel in kernels():
-        assert build_module(kernel).stat().st_size
+        assert build_module(kernel, KMOD, "C=2", like=build_module(kernel)).stat().st_size
+
+
+if FULL or DEBUG:  # the kernel's source is there
+
+    def test_checkpatch_has_nothing_to_say_of_the_module() -> None:
+        build_builder()
+        checkpatch = f"{BUILDER}{SOURCE}/scripts/checkpatch.pl"
+        files = sorted(KMOD.glob("*.[ch]"))
+        command = ["perl", checkpatch, "--no-tree", "--terse", "--max-line-length=100", "-f", *map(str, files)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert not done.returncode, done.stdout + done.stderr
 
 
 def test_the_module_carries_btf_that_can_be_relocated() -> None:
