@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scene import SCALE, Scene, opened, parallel, run
+from scene import SCALE, Scene, T, opened, parallel, run
 from test_files import STRESSORS, kernel_is_content
 from test_generations import flip_under_load
 
@@ -52,7 +52,7 @@ def test_fsx_finds_no_difference_and_the_lower_file_has_the_same_bytes(s: Scene)
 
     def one(seed: int) -> None:
         name = f"fsx{seed}"
-        done = run("fsx", "-N", FSX_OPS * SCALE, "-S", seed, "-f", config, up / name, check=False)
+        done = run(T / "fsx", "-N", FSX_OPS * SCALE, "-S", seed, "-f", config, up / name, check=False)
         assert not done.returncode, (done.stdout + done.stderr)[-4000:]
         assert filecmp.cmp(up / name, s.lower / name, shallow=False)
         before = hashlib.sha256((up / name).read_bytes()).digest()
