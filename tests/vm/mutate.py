@@ -208,17 +208,17 @@ def make(number: int, mutant: Mutant, unchanged: Path) -> Path:
     return build_module(kernels()[0], source, "KCFLAGS=-w", like=unchanged)
 
 
-def judge(mutants: list[Mutant], modules: dict[str, Path]) -> dict[str, str]:
+def judge(place: str, mutants: dict[int, Mutant], modules: dict[str, Path]) -> dict[str, str]:
     """What became of each mutant: the test that failed, `survived`, or how the machine ended."""
     fates: dict[str, str] = {}
-    left = list(range(len(mutants)))
+    left = list(mutants)
     while left:
         words = [word for number in left for word in (f"@m{number}.ko", *mutants[number].tests)]
         files = {"boesfs.ko": build()} | {f"m{number}.ko": modules[f"m{number}.ko"] for number in left}
-        run = boot("mutants", words, files, deadline=DEADLINE)
+        run = boot(place, words, files, deadline=DEADLINE)
         finished = "the tests are over" in run.console
         in_time = run.seconds < DEADLINE
-        print(f"{len(left)} mutants to go, {run.seconds:.0f} s", flush=True)
+        print(f"{place}: {len(left)} were to go, {run.seconds:.0f} s", flush=True)
         for reached, number in enumerate(list(left)):
             mutant = mutants[number]
             said = {test: run.results.get(f"@m{number}.ko {test}") for test in mutant.tests}
@@ -256,7 +256,10 @@ def main() -> int:
     with ThreadPoolExecutor(2) as pool:
         built = list(pool.map(make, range(len(mutants)), mutants, [unchanged] * len(mutants)))
     modules = {f"m{number}.ko": module for number, module in enumerate(built)}
-    fates = judge(mutants, modules)
+    halves = [dict(list(enumerate(mutants))[half::2]) for half in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        judged = pool.map(judge, ("mutants-0", "mutants-1"), halves, [modules] * 2)
+    fates = {name: fate for half in judged for name, fate in half.items()}
     for name, fate in fates.items():
         print(f"{'SURVIVED' if fate == 'survived' else 'killed':9} {name}: {fate}")
     survivors = [name for name, fate in fates.items() if fate == "survived"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output. A
-word @FILE.ko has the tests after it run with that kernel module; its name then stands before theirs."""
+"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output. A word
+@FILE.ko has the tests after it run with that kernel module, up to the first that fails; its name stands before theirs."""
 
 import importlib
 import json
@@ -14,11 +14,13 @@ import scene
 
 def main() -> None:
     """Each test has a scene of its own; what it leaves behind is cleared away."""
-    prefix = ""
+    prefix, failed = "", False
     for full in sys.argv[1:]:
         if full.startswith("@"):
-            prefix = f"{full} "
+            prefix, failed = f"{full} ", False
             scene.exchange_module(full.removeprefix("@"))
+            continue
+        if prefix and failed:
             continue
         module, _, name = full.partition(".")
         begun = time.monotonic()
@@ -33,6 +35,7 @@ def main() -> None:
             stage.close()
         except Exception:  # noqa: BLE001 (whatever it is, it is the test's result)
             detail += traceback.format_exc()
+        failed = bool(detail)
         said = {
             "name": prefix + full,
             "ok": not detail,
