@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output. A word
-@FILE.ko has the tests after it run with that kernel module, up to the first that fails; its name stands before theirs."""
+"""Runs test functions in the guest: `run.py MODULE.FUNCTION...`. A line of JSON per test goes to standard output. A
+word @FILE.ko has the tests after it run with that kernel module, up to the first that fails; its name stands before
+theirs."""
 
 import importlib
 import json
