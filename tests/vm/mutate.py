@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "appliance"))
 from machine import BUILD
-from machines import boot
+from machines import BEGUN, boot
 from workshop import KMOD, PLACE, build, build_module, kernels
 
 # The functions that ask, and what stands for "allowed".
@@ -55,7 +55,7 @@ class Mutant:
     at: int = -1  # where in the file; -1: the only place
 
 
-DEADLINE = 3600.0  # seconds of one machine; a mutant that is cut off by it comes first in the next
+DEADLINE = 900.0  # seconds of one machine; a mutant that is cut off by it comes first in the next
 
 RACES = [
     "test_policy.test_a_verdict_on_a_name_that_moved_meanwhile_is_not_kept",
@@ -216,6 +216,8 @@ def judge(place: str, mutants: dict[int, Mutant], modules: dict[str, Path]) -> d
         words = [word for number in left for word in (f"@m{number}.ko", *mutants[number].tests)]
         files = {"boesfs.ko": build()} | {f"m{number}.ko": modules[f"m{number}.ko"] for number in left}
         run = boot(place, words, files, deadline=DEADLINE)
+        if BEGUN not in run.console:
+            raise SystemExit(f"mutate: the machine did not come to its tests:\n{run.console[-2000:]}")
         finished = "the tests are over" in run.console
         in_time = run.seconds < DEADLINE
         print(f"{place}: {len(left)} were to go, {run.seconds:.0f} s", flush=True)

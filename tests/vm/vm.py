@@ -22,6 +22,7 @@ DIRECTORY = BUILD / "vm"
 APPLIANCE = TOP / "tests/appliance"
 CHECKS = Path(__file__).with_name("checks.py")
 DEADLINE = 420.0  # seconds from power-on until it is killed
+PATIENCE = 180.0  # seconds that a kernel may take to its first program
 GUEST_DEADLINE = 390  # seconds for the checks: the guest says itself that they took too long
 BROKEN = ("BUG:", "Oops", "Kernel panic", "WARNING: CPU", "rcu_preempt detected stalls")
 INSTALL_TO = "/srv/vm"
@@ -86,11 +87,19 @@ def build_tools() -> None:
 
 
 def power_on(
-    place: Path, image: Path, kernel: Path, append: str, deadline: float, *, icount: bool = False, memory: str = "2G"
+    place: Path,
+    image: Path,
+    kernel: Path,
+    append: str,
+    deadline: float,
+    *,
+    icount: bool = False,
+    memory: str = "2G",
+    sign: str = "",
 ) -> float:
     """Run a machine until it switches itself off, or is killed after DEADLINE seconds; how many it took. It leaves
     console.log and results.log (its second serial port) in PLACE. RuntimeError: QEMU failed. With ICOUNT the guest's
-    clock counts instructions."""
+    clock counts instructions. If SIGN does not stand in its console after PATIENCE seconds, it is killed then."""
     usr = TOOLS / "usr"
     if icount:
         pace = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"]
@@ -109,7 +118,11 @@ def power_on(
     with (place / "qemu.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            process.wait(deadline)
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            deadline = deadline if sign in text_of(place / "console.log") else PATIENCE
+        try:
+            process.wait(max(0.0, deadline - PATIENCE))
         except subprocess.TimeoutExpired:
             print(f"vm: still running after {deadline:.0f} s, see {place}/console.log", file=sys.stderr)
         finally:
