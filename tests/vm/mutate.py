@@ -33,6 +33,7 @@ ASKED_BY = {  # which tests notice, by file
         "test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",
         "test_policy.test_every_operation_is_asked_with_the_documented_arguments",
         "test_policy.test_a_mapping_that_may_not_become_writable_kills_nobody",
+        "test_policy.test_deduplication_tells_what_is_there_so_it_needs_reading",
     ],
     "inode.c": [
         "test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",
@@ -157,7 +158,8 @@ MUTANTS = (
            "lower->d_parent == boesfs_lower_dentry(dentry->d_parent) &&", "1 &&", BEHIND),
     Mutant("changed names are not told", "dentry.c", "boesfs_same_name(dentry, lower);", "1;", BEHIND),
     Mutant("case-folding is stacked upon", "super.c",
-           "if (source->dentry->d_flags & (DCACHE_OP_HASH | DCACHE_OP_COMPARE))", "if (0)", MOUNTS),
+           "if (source->dentry->d_flags & (DCACHE_OP_HASH | DCACHE_OP_COMPARE))", "if (0)",
+           ["test_files.test_a_filesystem_that_compares_names_in_its_own_way_is_refused"]),
     Mutant("proc is stacked upon", "super.c", "|| is_kernel_view(lower))", ")", MOUNTS),
     Mutant("no policy, but a mount", "super.c", "if (!name && !options->link && !options->id)", "if (0)", MOUNTS),
     Mutant("at= may be anything", "super.c", "if (at[0] != '/' || strlen(at) >= PATH_MAX)", "if (0)",

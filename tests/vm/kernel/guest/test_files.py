@@ -1861,6 +1861,19 @@ def test_mounts_that_make_no_sense_are_refused_with_a_sentence(s: Scene) -> None
     assert "boesfs" not in Path("/proc/mounts").read_text()
 
 
+def test_a_filesystem_that_compares_names_in_its_own_way_is_refused(s: Scene) -> None:
+    """Two names that are one file to ext4 would have two labels."""
+    s.policy()
+    image, folding = s.home / "image", s.home / "folding"
+    run("truncate", "-s", "16M", image)
+    run("mkfs.ext4", "-q", "-O", "casefold", "-E", "encoding=utf8", image)
+    folding.mkdir()
+    run("modprobe", "loop", check=False)  # or built in
+    run("mount", "-o", "loop", image, folding)
+    s.mounts.append(folding)
+    assert "names" in mount_fails("policy=test", source=folding, target=s.upper)
+
+
 def test_a_mount_over_its_own_source_and_mounts_on_mounts(s: Scene) -> None:
     s.policy()
     (s.lower / "f").write_text("below")
