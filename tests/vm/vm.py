@@ -2,6 +2,7 @@
 """A Debian 13 kernel of its own for the appliance's root: QEMU without KVM, so that it runs anywhere. The guest is
 told by a unit what to do, reports on its second serial port and switches itself off; no network, no login."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -118,10 +119,10 @@ def power_on(
     with (place / "qemu.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            deadline = deadline if sign in text_of(place / "console.log") else PATIENCE
-        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            if sign not in text_of(place / "console.log"):
+                deadline = PATIENCE
             process.wait(max(0.0, deadline - PATIENCE))
         except subprocess.TimeoutExpired:
             print(f"vm: still running after {deadline:.0f} s, see {place}/console.log", file=sys.stderr)
