@@ -114,7 +114,7 @@ appliance-test: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/appliance -n 4 --dist loadgroup --durations 10 --ignore tests/appliance/test_floors.py
 	$(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
 
-# KERNEL=debug: the kernel module's tests alone, on a kernel that is built for it (an hour) and checks itself.
+# KERNEL=debug: the kernel module's tests alone, on a kernel that is built for it (15 minutes) and checks itself.
 test-vm: $(VENV)/.done all
 	BOESFS_KERNEL=$(KERNEL) $(VENV)/bin/python -m pytest $(if $(KERNEL),tests/vm/test_kernel.py,tests/vm) --durations 3
 

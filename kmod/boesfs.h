@@ -117,6 +117,7 @@ struct boesfs_dentry {
 	unsigned int changing_seq; /* our d_seq when a change began */
 	/* the lower name is made or renamed by us, and our d_seq does not tell yet */
 	bool changing;
+	unsigned int splices; /* lookups that are about to move it */
 	u32 label;
 	/* generation + moves that label and allowed belong to; 0: none */
 	u64 stamp;
@@ -180,7 +181,6 @@ bool boesfs_compare(struct dentry *dentry);
 /* ---------------------------------------------------------------- inode.c */
 
 struct inode *boesfs_iget(struct super_block *sb, struct inode *lower);
-void boesfs_copy_attr(struct inode *inode);
 bool boesfs_attr_stale(const struct inode *inode);
 
 /* ---------------------------------------------------------------- xattr.c */
@@ -219,8 +219,10 @@ int boesfs_check_access(struct inode *inode, int mask);
 void boesfs_begin_change(struct dentry *dentry);
 void boesfs_begin_move(struct dentry *dentry);
 void boesfs_end_change(struct dentry *dentry);
+void boesfs_begin_splice(struct dentry *dentry);
+void boesfs_end_splice(struct dentry *dentry);
 bool boesfs_changing(struct dentry *dentry);
-void boesfs_void_labels(struct super_block *sb);
+u64 boesfs_generation(const struct super_block *sb);
 
 /*
  * The generation that a verdict on this superblock has to belong to. Both terms only grow, so of

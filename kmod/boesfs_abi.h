@@ -138,9 +138,10 @@ enum boesfs_string {
  * @flags:	written by the program: enum boesfs_verdict_flag
  * @arg:	the operation's arguments
  * @allow:	written by the program: operations (1 << enum boesfs_op) that it allows on this
- *		object for as long as the policy is not replaced, whatever their arguments and
- *		whoever calls. It is not asked for them again. LINK and RENAME are always asked:
- *		they have two objects.
+ *		name for as long as the policy is not replaced, whatever their arguments, whoever
+ *		calls, and whatever the name stands for: also on a file that is made there later.
+ *		It is not asked for them again. LINK and RENAME are always asked: they have two
+ *		objects.
  */
 struct boesfs_ctx {
 	__u32 op;

@@ -252,4 +252,111 @@ static inline void boesfs_set_dentry_ops(struct super_block *sb,
 #endif
 }
 
+/* ------------------------------------------------------------- callbacks, and what they call */
+
+int boesfs_revalidate(struct dentry *dentry, unsigned int flags);
+int boesfs_make_file(struct inode *dir, struct dentry *dentry, umode_t mode);
+int boesfs_make_dir(struct inode *dir, struct dentry *dentry, umode_t mode);
+void boesfs_copy_attr(struct inode *inode);
+
+#ifdef BOESFS_D_REVALIDATE_DIR
+static inline int boesfs_d_revalidate(struct inode *dir, const struct qstr *name,
+				      struct dentry *dentry, unsigned int flags)
+#else
+static inline int boesfs_d_revalidate(struct dentry *dentry, unsigned int flags)
+#endif
+{
+	return boesfs_revalidate(dentry, flags);
+}
+
+#ifdef BOESFS_CREATE_NO_EXCL
+static inline int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+				umode_t mode)
+#else
+static inline int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+				umode_t mode, bool excl)
+#endif
+{
+	return boesfs_make_file(dir, dentry, mode);
+}
+
+#ifdef BOESFS_MKDIR_DENTRY
+static inline struct dentry *boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir,
+					  struct dentry *dentry, umode_t mode)
+{
+	return ERR_PTR(boesfs_make_dir(dir, dentry, mode));
+}
+#else
+static inline int boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
+			       umode_t mode)
+{
+	return boesfs_make_dir(dir, dentry, mode);
+}
+#endif
+
+struct boesfs_policy_ops;
+struct bpf_link;
+
+int boesfs_program_attach(const struct boesfs_policy_ops *ops, struct bpf_link *link);
+void boesfs_program_detach(const struct boesfs_policy_ops *ops);
+int boesfs_program_update(const struct boesfs_policy_ops *ops, const struct boesfs_policy_ops *old);
+
+/* Without a link nobody can tell which program a descriptor means. */
+#ifdef BOESFS_STRUCT_OPS_LINK
+#define BOESFS_LINKS_ARE_TOLD true
+static inline int boesfs_reg(void *kdata, struct bpf_link *link)
+{
+	return boesfs_program_attach(kdata, link);
+}
+
+static inline void boesfs_unreg(void *kdata, struct bpf_link *link)
+{
+	boesfs_program_detach(kdata);
+}
+
+static inline int boesfs_update(void *kdata, void *old_kdata, struct bpf_link *link)
+{
+	return boesfs_program_update(kdata, old_kdata);
+}
+#else
+#define BOESFS_LINKS_ARE_TOLD false
+static inline int boesfs_reg(void *kdata)
+{
+	return boesfs_program_attach(kdata, NULL);
+}
+
+static inline void boesfs_unreg(void *kdata)
+{
+	boesfs_program_detach(kdata);
+}
+
+static inline int boesfs_update(void *kdata, void *old_kdata)
+{
+	return boesfs_program_update(kdata, old_kdata);
+}
+#endif
+
+#if defined(BOESFS_END_WRITE_KIOCB)
+static inline void boesfs_end_write(struct kiocb *iocb, ssize_t written)
+{
+	boesfs_copy_attr(file_inode(iocb->ki_filp));
+}
+#elif defined(BOESFS_END_WRITE_RANGE)
+static inline void boesfs_end_write(struct file *file, loff_t pos, ssize_t written)
+{
+	boesfs_copy_attr(file_inode(file));
+}
+#else
+static inline void boesfs_end_write(struct file *file)
+{
+	boesfs_copy_attr(file_inode(file));
+}
+#endif
+
+#ifdef BOESFS_IMPORT_NS_STRING
+#define BOESFS_BPF_NAMESPACE "BPF_INTERNAL"
+#else
+#define BOESFS_BPF_NAMESPACE BPF_INTERNAL
+#endif
+
 #endif /* BOESFS_COMPAT_H */

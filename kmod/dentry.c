@@ -74,7 +74,7 @@ static int revalidate_lower(struct dentry *dentry, struct dentry *lower, unsigne
 	return ret;
 }
 
-static int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
+int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
 	struct dentry *lower = bd->lower;
@@ -109,16 +109,6 @@ static int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 		return 1; /* CREATE, MKDIR, RENAME … are asked instead */
 	ret = boesfs_check_slow(dentry, op, 0, flags, 0, 0);
 	return ret ? ret : 1;
-}
-
-#ifdef BOESFS_D_REVALIDATE_DIR
-static int boesfs_d_revalidate(struct inode *dir, const struct qstr *name, struct dentry *dentry,
-			       unsigned int flags)
-#else
-static int boesfs_d_revalidate(struct dentry *dentry, unsigned int flags)
-#endif
-{
-	return boesfs_revalidate(dentry, flags);
 }
 
 const struct dentry_operations boesfs_dentry_ops = {

@@ -45,14 +45,27 @@ static int check_file(struct file *file, enum boesfs_op op, u64 arg0, u64 arg1, 
 	return boesfs_check(file->f_path.dentry, op, 0, arg0, arg1, arg2);
 }
 
+/* Who asks more than once for one operation asks again if this has changed meanwhile. */
+static u64 generation_of(const struct file *file)
+{
+	return boesfs_generation(file_inode(file)->i_sb);
+}
+
 /* ------------------------------------------------------------- open and close */
 
 static int check_open(struct file *file)
 {
-	int err = check_file(file, BOESFS_OP_OPEN, file->f_flags, 0, 0);
+	u64 generation;
+	int err;
 
-	if (!err && unlikely(file->f_flags & __FMODE_EXEC))
-		err = check_file(file, BOESFS_OP_EXEC, 0, 0, 0);
+	if (likely(!(file->f_flags & __FMODE_EXEC)))
+		return check_file(file, BOESFS_OP_OPEN, file->f_flags, 0, 0);
+	do {
+		generation = generation_of(file);
+		err = check_file(file, BOESFS_OP_OPEN, file->f_flags, 0, 0);
+		if (!err)
+			err = check_file(file, BOESFS_OP_EXEC, 0, 0, 0);
+	} while (!err && generation_of(file) != generation);
 	return err;
 }
 
@@ -153,18 +166,6 @@ static ssize_t boesfs_read_iter(struct kiocb *iocb, struct iov_iter *iter)
 	return backing_file_read_iter(lower_file(file), iter, iocb, iocb->ki_flags, &ctx);
 }
 
-#ifdef BOESFS_END_WRITE_KIOCB
-static void end_write(struct kiocb *iocb, ssize_t written)
-{
-	boesfs_copy_attr(file_inode(iocb->ki_filp));
-}
-#else
-static void end_write(struct file *file, loff_t pos, ssize_t written)
-{
-	boesfs_copy_attr(file_inode(file));
-}
-#endif
-
 /*
  * The helpers remove set-id bits and capabilities from our inode, without its lock, unless it is
  * S_NOSEC, as ours are: the lower filesystem removes its own. chmod(2) and setxattr(2) take the
@@ -189,7 +190,7 @@ static ssize_t boesfs_write_iter(struct kiocb *iocb, struct iov_iter *iter)
 		ret = lock_for_writing(file_inode(file), iocb->ki_flags & IOCB_NOWAIT);
 	if (unlikely(ret))
 		return ret;
-	ctx.end_write = end_write;
+	ctx.end_write = boesfs_end_write;
 	ret = backing_file_write_iter(lower_file(file), iter, iocb, iocb->ki_flags, &ctx);
 	inode_unlock_shared(file_inode(file));
 	return ret;
@@ -215,14 +216,17 @@ static ssize_t boesfs_splice_write(struct pipe_inode_info *pipe, struct file *ou
 	if (ret)
 		return ret;
 	inode_lock_shared(file_inode(out));
-	ctx.end_write = end_write;
+	ctx.end_write = boesfs_end_write;
 	ret = boesfs_backing_splice_write(pipe, out, lower_file(out), pos, len, flags, &ctx);
 	inode_unlock_shared(file_inode(out));
 	return ret;
 }
 
-static int check_two(struct file *in, loff_t pos_in, struct file *out, loff_t pos_out, u64 len)
+/* FLAGS as of ->remap_file_range. Each file is judged by its own mount's policy. */
+static int check_two(struct file *in, loff_t pos_in, struct file *out, loff_t pos_out, u64 len,
+		     unsigned int flags)
 {
+	u64 generation;
 	int err;
 
 	/*
@@ -230,14 +234,21 @@ static int check_two(struct file *in, loff_t pos_in, struct file *out, loff_t po
 	 */
 	if (in->f_op != &boesfs_file_ops || out->f_op != &boesfs_file_ops)
 		return -EXDEV;
-	err = check_file(in, BOESFS_OP_READ, len, pos_in, 0);
-	return err ? err : check_file(out, BOESFS_OP_WRITE, len, pos_out, 0);
+	do {
+		generation = generation_of(out);
+		err = check_file(in, BOESFS_OP_READ, len, pos_in, 0);
+		if (!err)
+			err = check_file(out, BOESFS_OP_WRITE, len, pos_out, 0);
+		if (!err && flags & REMAP_FILE_DEDUP) /* the answer tells what is there */
+			err = check_file(out, BOESFS_OP_READ, len, pos_out, 0);
+	} while (!err && generation_of(out) != generation);
+	return err;
 }
 
 static ssize_t boesfs_copy_file_range(struct file *in, loff_t pos_in, struct file *out,
 				      loff_t pos_out, size_t len, unsigned int flags)
 {
-	ssize_t ret = check_two(in, pos_in, out, pos_out, len);
+	ssize_t ret = check_two(in, pos_in, out, pos_out, len, 0);
 
 	if (ret)
 		return ret;
@@ -253,9 +264,7 @@ static loff_t boesfs_remap_file_range(struct file *in, loff_t pos_in, struct fil
 
 	if (flags & ~(REMAP_FILE_DEDUP | REMAP_FILE_ADVISORY))
 		return -EINVAL;
-	ret = check_two(in, pos_in, out, pos_out, len);
-	if (!ret && flags & REMAP_FILE_DEDUP) /* the answer tells what is there */
-		ret = check_file(out, BOESFS_OP_READ, len, pos_out, 0);
+	ret = check_two(in, pos_in, out, pos_out, len, flags);
 	if (ret)
 		return ret;
 	if (flags & REMAP_FILE_DEDUP)
@@ -282,10 +291,11 @@ static long boesfs_fallocate(struct file *file, int mode, loff_t offset, loff_t 
  * asks nobody. So READ and WRITE are asked for what it may become, and what may not be written
  * cannot be made writable later.
  */
-static int boesfs_mmap(struct file *file, struct vm_area_struct *vma)
+static int check_mmap(struct file *file, const struct vm_area_struct *vma, bool *writable)
 {
-	struct backing_file_ctx ctx = boesfs_backing_ctx(file);
+	struct dentry *dentry = file->f_path.dentry;
 	bool shared = vma->vm_flags & VM_SHARED;
+	u64 generation;
 	u32 access = 0;
 	int err;
 
@@ -297,24 +307,40 @@ static int boesfs_mmap(struct file *file, struct vm_area_struct *vma)
 		access |= PROT_EXEC;
 	if (shared)
 		access |= MAP_SHARED << 8;
-	err = boesfs_check(file->f_path.dentry, BOESFS_OP_MMAP, access, vma->vm_start, vma->vm_end,
-			   0);
-	if (!err)
-		err = check_file(file, BOESFS_OP_READ, 0, 0, 0);
-	if (!err && shared && vma->vm_flags & VM_MAYWRITE) {
-		struct boesfs_call may = {
-			.ctx = { .op = BOESFS_OP_WRITE },
-			.dentry = file->f_path.dentry,
-			.possible = !(vma->vm_flags & VM_WRITE),
-		};
+	do {
+		generation = generation_of(file);
+		*writable = true;
+		err = boesfs_check(dentry, BOESFS_OP_MMAP, access, vma->vm_start, vma->vm_end, 0);
+		if (!err)
+			err = check_file(file, BOESFS_OP_READ, 0, 0, 0);
+		if (!err && shared && vma->vm_flags & VM_MAYWRITE) {
+			struct boesfs_call may = {
+				.ctx = { .op = BOESFS_OP_WRITE },
+				.dentry = dentry,
+				.possible = !(vma->vm_flags & VM_WRITE),
+			};
 
-		err = boesfs_allowed(may.dentry, BOESFS_OP_WRITE) ? 0 : boesfs_judge(&may);
-		if (err && !(vma->vm_flags & VM_WRITE)) {
-			vm_flags_clear(vma, VM_MAYWRITE);
-			err = 0;
+			err = boesfs_allowed(dentry, BOESFS_OP_WRITE) ? 0 : boesfs_judge(&may);
+			if (err && may.possible) {
+				*writable = false;
+				err = 0;
+			}
 		}
-	}
-	return err ? err : backing_file_mmap(lower_file(file), vma, &ctx);
+	} while (!err && generation_of(file) != generation);
+	return err;
+}
+
+static int boesfs_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct backing_file_ctx ctx = boesfs_backing_ctx(file);
+	bool writable;
+	int err = check_mmap(file, vma, &writable);
+
+	if (err)
+		return err;
+	if (!writable)
+		vm_flags_clear(vma, VM_MAYWRITE);
+	return backing_file_mmap(lower_file(file), vma, &ctx);
 }
 
 static loff_t boesfs_llseek(struct file *file, loff_t offset, int whence)

@@ -367,10 +367,10 @@ static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, un
 	/* a directory that was moved in the lower tree takes its dentry along, but no label */
 	alias = inode && S_ISDIR(inode->i_mode) ? d_find_any_alias(inode) : NULL;
 	if (alias)
-		boesfs_begin_move(alias);
+		boesfs_begin_splice(alias);
 	found = d_splice_alias(inode, dentry);
 	if (alias) {
-		boesfs_end_change(alias);
+		boesfs_end_splice(alias);
 		dput(alias);
 	}
 	if (IS_ERR(found))
@@ -484,13 +484,7 @@ out:
 	return err;
 }
 
-#ifdef BOESFS_CREATE_NO_EXCL
-static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
-			 umode_t mode)
-#else
-static int boesfs_create(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
-			 umode_t mode, bool excl)
-#endif
+int boesfs_make_file(struct inode *dir, struct dentry *dentry, umode_t mode)
 {
 	int err = boesfs_check(dentry, BOESFS_OP_CREATE, 0, mode, 0, 0);
 
@@ -516,7 +510,7 @@ static int boesfs_symlink(struct mnt_idmap *idmap, struct inode *dir, struct den
 	return err ? err : make(dir, dentry, MAKE_SYMLINK, S_IFLNK, 0, target);
 }
 
-static int make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
+int boesfs_make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 {
 	struct vfsmount *mnt = boesfs_sb(dir->i_sb)->lower;
 	struct dentry *parent;
@@ -543,20 +537,6 @@ static int make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 	mnt_drop_write(mnt);
 	return err;
 }
-
-#ifdef BOESFS_MKDIR_DENTRY
-static struct dentry *boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir,
-				   struct dentry *dentry, umode_t mode)
-{
-	return ERR_PTR(make_dir(dir, dentry, mode));
-}
-#else
-static int boesfs_mkdir(struct mnt_idmap *idmap, struct inode *dir, struct dentry *dentry,
-			umode_t mode)
-{
-	return make_dir(dir, dentry, mode);
-}
-#endif
 
 static int remove(struct inode *dir, struct dentry *dentry, bool is_dir)
 {
@@ -669,12 +649,17 @@ static int boesfs_rename(struct mnt_idmap *idmap, struct inode *old_dir, struct 
 		      *new_parent = boesfs_lower_dentry(new->d_parent);
 	struct vfsmount *mnt = boesfs_sb(old_dir->i_sb)->lower;
 	struct renamedata rd;
-	int err = boesfs_judge(&call);
+	u64 generation;
+	int err;
 
-	if (!err && flags & RENAME_EXCHANGE) { /* both are moved, so both are asked for */
-		swap(call.dentry, call.other);
+	do {
 		err = boesfs_judge(&call);
-	}
+		generation = call.ctx.generation;
+		if (!err && flags & RENAME_EXCHANGE) { /* both are moved, so both are asked for */
+			swap(call.dentry, call.other);
+			err = boesfs_judge(&call);
+		}
+	} while (!err && call.ctx.generation != generation);
 	if (err)
 		return err;
 	err = mnt_want_write(mnt);

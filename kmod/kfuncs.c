@@ -138,7 +138,7 @@ __bpf_kfunc int boesfs_ctx_program(struct boesfs_ctx *ctx, struct boesfs_program
 	if (!file)
 		return -ENOENT;
 	inode = file_inode(file);
-	if (inode->i_sb->s_type == &boesfs_type)
+	while (inode->i_sb->s_type == &boesfs_type)
 		inode = boesfs_lower_inode(inode);
 	id->ino = inode->i_ino;
 	id->dev = inode->i_sb->s_dev;

@@ -67,8 +67,4 @@ module_exit(boesfs_exit);
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION("Stackable filesystem with eBPF policies");
 MODULE_ALIAS_FS("boesfs");
-#ifdef BOESFS_IMPORT_NS_STRING
-MODULE_IMPORT_NS("BPF_INTERNAL");
-#else
-MODULE_IMPORT_NS(BPF_INTERNAL);
-#endif
+MODULE_IMPORT_NS(BOESFS_BPF_NAMESPACE);

@@ -52,6 +52,16 @@ static struct boesfs_program *program_find_link(const struct bpf_link *link)
 	return NULL;
 }
 
+static struct boesfs_program *program_find_ops(const struct boesfs_policy_ops *ops)
+{
+	struct boesfs_program *program;
+
+	list_for_each_entry(program, &programs, node)
+		if (program->ops == ops)
+			return program;
+	return NULL;
+}
+
 /* A program that is detached and has no policy any more is nobody's. */
 static void program_free_unused(struct boesfs_program *program)
 {
@@ -371,14 +381,13 @@ static int ops_validate(void *kdata)
 	return ops->check ? 0 : -EINVAL;
 }
 
-static int ops_reg(void *kdata, struct bpf_link *link)
+int boesfs_program_attach(const struct boesfs_policy_ops *ops, struct bpf_link *link)
 {
-	const struct boesfs_policy_ops *ops = kdata;
 	struct boesfs_program *program;
 	struct boesfs_policy *policy;
 	int err = 0;
 
-	if (!link) /* without a link there would be no replacing and no policy_fd= */
+	if (!link && BOESFS_LINKS_ARE_TOLD) /* there would be no replacing and no policy_fd= */
 		return -EOPNOTSUPP;
 	mutex_lock(&programs_lock);
 	program = program_find(ops->name);
@@ -407,13 +416,13 @@ out:
 	return err;
 }
 
-static void ops_unreg(void *kdata, struct bpf_link *link)
+void boesfs_program_detach(const struct boesfs_policy_ops *ops)
 {
 	struct boesfs_policy *policy, *next;
 	struct boesfs_program *program;
 
 	mutex_lock(&programs_lock);
-	program = program_find_link(link);
+	program = program_find_ops(ops);
 	if (program) {
 		list_for_each_entry_safe(policy, next, &program->policies, node) {
 			policy_publish(policy, NULL, 0);
@@ -429,15 +438,14 @@ static void ops_unreg(void *kdata, struct bpf_link *link)
 	mutex_unlock(&programs_lock);
 }
 
-static int ops_update(void *kdata, void *old_kdata, struct bpf_link *link)
+int boesfs_program_update(const struct boesfs_policy_ops *ops, const struct boesfs_policy_ops *old)
 {
-	const struct boesfs_policy_ops *ops = kdata;
 	struct boesfs_program *program;
 	struct boesfs_policy *policy;
 	int err = -ENOENT;
 
 	mutex_lock(&programs_lock);
-	program = program_find_link(link);
+	program = program_find_ops(old);
 	if (program && strcmp(program->name, ops->name)) {
 		err = -EINVAL;
 	} else if (program) {
@@ -506,9 +514,9 @@ static struct bpf_struct_ops boesfs_struct_ops = {
 	.init_member = ops_init_member,
 	.check_member = ops_check_member,
 	.validate = ops_validate,
-	.reg = ops_reg,
-	.unreg = ops_unreg,
-	.update = ops_update,
+	.reg = boesfs_reg,
+	.unreg = boesfs_unreg,
+	.update = boesfs_update,
 	.cfi_stubs = &ops_stubs,
 	.name = "boesfs_policy_ops",
 	.owner = THIS_MODULE,

@@ -11,6 +11,8 @@ has() {	# FILE EXTENDED_REGULAR_EXPRESSION FLAG; white space of any length is on
 has backing-file.h 'backing_file_open\(const struct file \*' OPEN_BY_FILE
 has backing-file.h 'struct file \*user_file; void' CTX_USER_FILE
 has backing-file.h 'end_write\) ?\(struct kiocb' END_WRITE_KIOCB
+has backing-file.h 'end_write\) ?\(struct file \*, loff_t, ssize_t\)' END_WRITE_RANGE
+has bpf.h 'int \(\*reg\)\(void \*kdata, struct bpf_link' STRUCT_OPS_LINK
 has backing-file.h 'backing_file_splice_read\(struct file \*in, struct kiocb' SPLICE_KIOCB
 has dcache.h 'd_revalidate\) ?\(struct inode \*' D_REVALIDATE_DIR
 has namei.h 'lookup_one_unlocked\(struct mnt_idmap \*idmap, struct qstr' LOOKUP_QSTR

@@ -98,8 +98,11 @@ static int parse_source(struct fs_context *fc, struct boesfs_options *options,
 
 static int parse_policy_fd(struct fs_context *fc, struct boesfs_options *options, unsigned int fd)
 {
-	struct bpf_link *link = bpf_link_get_from_fd(fd);
+	struct bpf_link *link;
 
+	if (!BOESFS_LINKS_ARE_TOLD)
+		return invalf(fc, "boesfs: policy_fd= needs Linux 6.11 or later");
+	link = bpf_link_get_from_fd(fd);
 	if (IS_ERR(link)) {
 		errorf(fc, "boesfs: policy_fd=%u: not a BPF link", fd);
 		return PTR_ERR(link);

@@ -75,7 +75,7 @@ static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 
 	bool stored = false;
 
 	spin_lock(&dentry->d_lock);
-	if (dentry->d_seq.seqcount.sequence == seq && !is_changing(dentry)) {
+	if (dentry->d_seq.seqcount.sequence == seq && !is_changing(dentry) && !bd->splices) {
 		bd->changing = false;
 		/* stamps only grow: one that is newer than what was judged by stays */
 		if (bd->stamp < stamp) {
@@ -311,6 +311,27 @@ noinline int boesfs_check_slow(struct dentry *dentry, enum boesfs_op op, u32 acc
 	return boesfs_judge(&call);
 }
 
+/**
+ * boesfs_generation - Of the policy that judges now.
+ *
+ * For operations that are judged more than once: if it is the same before and after, one policy
+ * has judged them all. A program that denies does so by itself.
+ */
+u64 boesfs_generation(const struct super_block *sb)
+{
+	const struct boesfs_policy *policy = boesfs_sb(sb)->policy;
+	u64 generation;
+
+	if (!policy)
+		return 0;
+	rcu_read_lock();
+	smp_rmb(); /* what was known to be allowed was read before */
+	generation = rcu_dereference(policy->epoch)->generation;
+	smp_rmb(); /* and what is going to be, is read after */
+	rcu_read_unlock();
+	return generation;
+}
+
 /*
  * Judge access(2), which comes without a dentry.
  *
@@ -327,6 +348,8 @@ int boesfs_check_access(struct inode *inode, int mask)
 	if (mask & MAY_NOT_BLOCK)
 		return -ECHILD;
 	dentry = d_find_alias(inode);
+	if (!dentry) /* it has been unlinked, or never had a name */
+		dentry = d_find_any_alias(inode);
 	if (!dentry)
 		return -EPERM;
 	err = boesfs_check(dentry, BOESFS_OP_ACCESS, mask & (MAY_READ | MAY_WRITE | MAY_EXEC), 0, 0,
@@ -366,24 +389,45 @@ bool boesfs_changing(struct dentry *dentry)
 	return changing;
 }
 
+/* Label and verdicts of this name are void; of a directory's, those of all names below it too. */
+static void void_label(struct dentry *dentry)
+{
+	struct boesfs_sb *sbi = boesfs_sb(dentry->d_sb);
+
+	WRITE_ONCE(boesfs_dentry(dentry)->stamp, 0);
+	if (!d_is_dir(dentry))
+		return;
+	spin_lock(&sbi->moves_lock);
+	WRITE_ONCE(sbi->moves, sbi->moves + 1);
+	spin_unlock(&sbi->moves_lock);
+}
+
 /*
  * The VFS is going to move this dentry: its label is void, and none that follows from its present
- * name is kept. For a directory, those below it are void too.
+ * name is kept.
  */
 void boesfs_begin_move(struct dentry *dentry)
 {
 	boesfs_begin_change(dentry);
-	WRITE_ONCE(boesfs_dentry(dentry)->stamp, 0);
-	if (d_is_dir(dentry))
-		boesfs_void_labels(dentry->d_sb);
+	void_label(dentry);
 }
 
-/* Labels and verdicts of all names on this superblock are void. */
-void boesfs_void_labels(struct super_block *sb)
+/*
+ * A directory that was moved behind us is found, and d_splice_alias() is going to move its dentry.
+ * Several may find it at once by names that it had one after the other, so they are counted: until
+ * the last is through, no label is kept.
+ */
+void boesfs_begin_splice(struct dentry *dentry)
 {
-	struct boesfs_sb *sbi = boesfs_sb(sb);
+	spin_lock(&dentry->d_lock);
+	boesfs_dentry(dentry)->splices++;
+	spin_unlock(&dentry->d_lock);
+	void_label(dentry);
+}
 
-	spin_lock(&sbi->moves_lock);
-	WRITE_ONCE(sbi->moves, sbi->moves + 1);
-	spin_unlock(&sbi->moves_lock);
+void boesfs_end_splice(struct dentry *dentry)
+{
+	spin_lock(&dentry->d_lock);
+	boesfs_dentry(dentry)->splices--;
+	spin_unlock(&dentry->d_lock);
 }

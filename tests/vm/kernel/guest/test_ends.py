@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import struct
 import threading
 import time
@@ -245,3 +246,52 @@ def test_what_takes_a_name_while_it_is_judged_is_what_is_removed_or_moved(s: Sce
         assert sorted(os.listdir(up)) == sorted(left)
         for file in left:
             (s.lower / file).rmdir() if name == "rmdir" else (s.lower / file).unlink()
+
+
+def test_what_happens_below_while_a_name_is_judged_is_seen_before_anything_is_done(s: Scene) -> None:
+    """Each time the call looks again, and meets what is there now."""
+    policy = s.policy()
+    policy.rule("/a", slow=bits("create", "unlink", "rename"), slow_check=SLOW)
+    up, low = s.mount(), s.lower
+
+    def no_replace() -> None:
+        if LIBC.renameat2(-100, os.fsencode(up / "a"), -100, os.fsencode(up / "z"), 1):
+            raise OSError(ctypes.get_errno(), "renameat2")
+
+    def replaced() -> None:
+        (low / "a").unlink()
+        (low / "new").rename(low / "a")
+
+    def taken() -> None:
+        (low / "z").rename(low / "y")
+        (low / "b").rename(low / "z")
+
+    cases: tuple[tuple[str, Callable[[], object], Callable[[], object], int, dict[str, str]], ...] = (
+        ("a", (up / "a").unlink, lambda: (low / "a").rename(low / "d/a"), errno.ENOENT, {"d/a": "a"}),
+        ("a new", (up / "a").unlink, replaced, 0, {}),
+        ("a b z", lambda: (up / "a").rename(up / "z"), taken, 0, {"y": "z", "z": "a"}),
+        ("a b", no_replace, lambda: (low / "b").rename(low / "z"), errno.EEXIST, {"a": "a", "z": "b"}),
+        ("b", lambda: os.open(up / "a", os.O_CREAT | os.O_RDWR), lambda: (low / "b").rename(low / "a"), 0, {"a": "b"}),
+    )
+    for number, (names, work, behind, wanted, left) in enumerate(cases):
+        (low / "d").mkdir()
+        for name in names.split():
+            (low / name).write_text(name)
+            (up / name).stat()
+
+        def tell(work: Callable[[], object] = work) -> None:
+            try:
+                work()
+            except OSError as error:
+                os._exit(error.errno or 255)
+
+        pid = begin(tell)
+        time.sleep(SLOW / 4e6)
+        behind()
+        assert os.waitpid(pid, os.WNOHANG)[0] == 0, f"case {number} was judged too early for this test"
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == wanted, number
+        files = [path for path in low.rglob("*") if path.is_file()]
+        assert {str(path.relative_to(low)): path.read_text() for path in files} == left, number
+        shutil.rmtree(low / "d")
+        for path in low.iterdir():
+            path.unlink()
