@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lower files can besides, or are besides files: whiteouts, interpreters and loaders, all
+"""What lower files can besides, or are besides files: extents that are shared, whiteouts, interpreters and loaders, all
 that statx(2) tells, files without a name; and lower filesystems that are no disks."""
 
 import contextlib
@@ -8,6 +8,7 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 import select
 import shutil
 import stat
@@ -21,6 +22,7 @@ from test_files import (
     AT_FDCWD,
     EXCHANGE,
     FICLONE,
+    FIEMAP,
     FIONREAD,
     FSCONFIG,
     FSMOUNT,
@@ -40,8 +42,81 @@ from test_files import (
 
 WHITEOUT = 4  # renameat2
 STATX, FACCESSAT2, BPF = 332, 439, 321
+FICLONERANGE, FIDEDUPERANGE = 0x4020940D, 0xC0189436
 GETFLAGS = 0x80086601
+SHARED = 0x2000  # of an extent
 SYMLINK_NOFOLLOW = 0x100
+
+
+# ---------------------------------------------------------------- shared extents
+
+
+def extents(file: Path) -> list[tuple[int, int]]:
+    """Where the file lies on the disk: start and length of each extent, which has to be a shared one."""
+    with opened(file) as fd:
+        answer = fcntl.ioctl(fd, FIEMAP, struct.pack("QQIIII", 0, 1 << 40, 1, 0, 16, 0) + bytes(56 * 16))
+    found = []
+    for n in range(struct.unpack_from("I", answer, 20)[0]):
+        _, physical, length, flags = struct.unpack_from("QQQ16xI", answer, 32 + 56 * n)
+        assert flags & SHARED, (file.name, n)
+        found.append((physical, length))
+    assert found
+    return found
+
+
+def test_extents_are_shared_and_deduplicated_as_on_the_lower_filesystem(s: Scene) -> None:
+    """With XFS below. What lies where is asked of XFS itself: FIEMAP does not pass the mount."""
+    run("truncate", "-s", "320M", s.home / "image")
+    run("mkfs.xfs", "-q", "-m", "reflink=1", s.home / "image")
+    run("modprobe", "loop", check=False)  # or built in
+    run("mount", "-o", "loop", s.home / "image", s.lower)
+    s.mounts.append(s.lower)
+    data, here = random.Random(5).randbytes(65536), s.lower / "here"
+
+    def clones_share(d: Path) -> list[int]:
+        (d / "f").write_bytes(data)
+        with opened(d / "f") as source, opened(d / "g", os.O_CREAT | os.O_RDWR) as target:
+            fcntl.ioctl(target, FICLONE, source)
+            assert (d / "g").read_bytes() == data
+            assert extents(here / "g") == extents(here / "f")
+            fcntl.ioctl(target, FICLONERANGE, struct.pack("qQQQ", source, 4096, 8192, 65536))
+            assert os.fstat(target).st_size == 65536 + 8192
+            assert (d / "g").read_bytes() == data + data[4096:12288]
+            assert extents(here / "g")[-1] == (extents(here / "f")[0][0] + 4096, 8192)
+            os.pwrite(target, b"own", 0)
+            assert os.pread(source, 3, 0) == data[:3]
+            return [
+                number_of(lambda: fcntl.ioctl(target, FICLONERANGE, struct.pack("qQQQ", source, 1, 4096, 0))),
+                number_of(lambda: fcntl.ioctl(target, FICLONERANGE, struct.pack("qQQQ", target, 0, 8192, 4096))),
+                number_of(lambda: fcntl.ioctl(source, FICLONE, target)),
+            ]
+
+    def copies_share(d: Path) -> None:
+        (d / "f").write_bytes(data)
+        with opened(d / "f") as source, opened(d / "g", os.O_CREAT | os.O_RDWR) as target:
+            assert os.copy_file_range(source, target, 65536) == 65536
+            assert extents(here / "g") == extents(here / "f")
+            assert os.copy_file_range(source, target, 100, 50, 65536) == 100  # of no whole blocks: copied
+        assert (d / "g").read_bytes() == data + data[50:150]
+        run("cp", "--reflink=always", d / "f", d / "h")
+        assert (d / "h").read_bytes() == data
+        assert extents(here / "h") == extents(here / "f")
+
+    def equals_are_deduplicated(d: Path) -> list[int]:
+        for name, content in (("f", data), ("g", data), ("h", data[:-1] + b"?")):
+            (d / name).write_bytes(content)
+        os.sync()
+        with opened(d / "f") as f, opened(d / "g", os.O_RDWR) as g, opened(d / "h", os.O_RDWR) as h:
+            pair = [number for fd in (g, h) for number in (fd, 0, 0, 0, 0)]
+            answer = fcntl.ioctl(f, FIDEDUPERANGE, struct.pack("QQHHI" + "qQQiI" * 2, 0, 65536, 2, 0, 0, *pair))
+            _, _, *equal, _, _, _, differs, status, _ = struct.unpack_from("qQQiIqQQiI", answer, 24)
+        assert equal[:2] == [65536, 0], "FILE_DEDUPE_RANGE_SAME"
+        assert (differs, status) == (0, 1), "FILE_DEDUPE_RANGE_DIFFERS"
+        assert extents(here / "g") == extents(here / "f")
+        assert (d / "h").read_bytes() == data[:-1] + b"?"
+        return [*equal, differs, status]
+
+    same(s, clones_share, copies_share, equals_are_deduplicated)
 
 
 # ---------------------------------------------------------------- whiteouts
