@@ -20,13 +20,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scene import ALL, Scene, T, begin, bits, child, opened, run, start
-from test_files import call, inodes, kernel_is_content, link_fd, number_of, soon
+from scene import ALL, Scene, T, begin, bits, child, opened, refused, run, start
+from test_files import bound, call, inodes, kernel_is_content, link_fd, number_of, soon
+from test_policy import reload_module, user_files
 
 AT_FDCWD, AT_EMPTY_PATH, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = -100, 0x1000, 1, 2, 0x10
 OPEN_TREE, MOVE_MOUNT, PIDFD_GETFD, MOUNT_SETATTR, FALLOCATE, MPROTECT, IOCTL = 428, 429, 438, 442, 285, 10, 16
 SENDFILE, SPLICE, TEE, VMSPLICE, COPY_FILE_RANGE, PROCESS_VM_READV, MSYNC = 40, 275, 276, 278, 326, 310, 26
-IO_SETUP, IO_GETEVENTS, IO_SUBMIT = 206, 208, 209
+IO_SETUP, IO_GETEVENTS, IO_SUBMIT, MOUNT, BPF, OBJ_GET = 206, 208, 209, 165, 321, 7
 FICLONE, FICLONERANGE, FIDEDUPERANGE, FIEMAP, FIONREAD = 0x40049409, 0x4020940D, 0xC0189436, 0xC020660B, 0x541B
 GETVERSION, GETFLAGS, SETFLAGS, FSGETXATTR, FSSETXATTR = 0x80087601, 0x80086601, 0x40086602, 0x801C581F, 0x401C5820
 MOVE_EXT, SWAP_BOOT, ENABLE_VERITY, GETFSLABEL = 0xC028660F, 0x6611, 0x40806685, 0x81009431
@@ -329,6 +330,249 @@ def test_no_idmapping_is_put_on_the_mount_itself(s: Scene) -> None:
         s.mounts.append(target)
     assert failed == errno.EINVAL
     assert owners(up / "f") == (5, 5)
+
+
+# ---------------------------------------------------------------- privileges that come from files
+
+CAPABILITY, ACL = "security.capability", "system.posix_acl_access"
+RDONLY, REMOUNT, BIND = 1, 0x20, 0x1000  # mount(2)
+
+
+def effective(program: Path, uid: int) -> int:
+    """What a user that runs this copy of cat is capable of."""
+    status = run(program, "/proc/self/status", user=uid, group=uid).stdout
+    (line,) = [line for line in status.splitlines() if line.startswith("CapEff:")]
+    return int(line.split()[1], 16)
+
+
+def test_capabilities_of_files_are_none_where_the_lower_mount_is_nosuid(s: Scene) -> None:
+    """Programs with more rights from a nosuid mount, CVE-2023-0386, CVE-2016-1576: capabilities, as set-id bits."""
+    s.policy()
+    shutil.copy("/usr/bin/cat", s.lower / "cat")
+    lower = bound(s, "nosuid")
+    for value in (capability(None), capability(0)):
+        os.setxattr(s.lower / "cat", CAPABILITY, value)
+        for option, expected in (("nosuid", 0), ("suid", 1 << 13)):
+            run("mount", "-o", f"remount,bind,{option}", lower)
+            up = s.mount(lower)
+            assert [effective(d / "cat", 1000) for d in (lower, up)] == [expected] * 2, option
+            if expected:
+                assert os.getxattr(up / "cat", CAPABILITY) == os.getxattr(s.lower / "cat", CAPABILITY)
+            else:
+                with refused(errno.ENODATA):
+                    os.getxattr(up / "cat", CAPABILITY)
+            s.umount()
+
+
+# ---------------------------------------------------------------- mounts in a user namespace
+
+
+@contextlib.contextmanager
+def mounts_of_users(s: Scene) -> Iterator[Callable[[Path | str], int]]:
+    """Users may mount in their namespaces. What is given mounts boesfs of a directory as they have to; it says errno."""
+    user_files(s)
+    reload_module("userns_mount=1")
+    try:
+        name = ctypes.create_string_buffer(f"/sys/fs/bpf/{s.policy().name}/link".encode())
+        link = call(BPF, OBJ_GET, struct.pack("QQ", ctypes.addressof(name), 0), 16)
+        words = os.fsencode(s.upper), b"boesfs", 0, f"policy_fd={link}".encode()
+        try:
+            yield lambda source: -raw(MOUNT, os.fsencode(source), *words)
+        finally:
+            os.close(link)
+    finally:
+        for policy in s.policies:
+            policy.unload()
+        reload_module()
+
+
+def as_namespaced_root(work: Callable[[], object]) -> None:
+    """WORK as uid 1000 who is root in a user and mount namespace of its own, where uid 1001 is 1."""
+    ours, theirs = socket.socketpair()
+
+    def act() -> None:
+        become(1000)
+        os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNS)
+        theirs.send(str(os.getpid()).encode())
+        theirs.recv(1)
+        assert (os.getuid(), os.getgid()) == (0, 0)
+        work()
+
+    join = start(act)
+    theirs.close()
+    with ours:
+        if pid := ours.recv(10).decode():
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{pid}/{name}").write_text("0 1000 2")
+            ours.send(b"x")
+        join()
+
+
+def test_root_of_a_user_namespace_sets_on_the_mount_what_it_may_set_below(s: Scene) -> None:
+    """Capabilities for the world by a mount of one's own, CVE-2021-3493, CVE-2023-2640; files in any directory,
+    CVE-2015-1328."""
+    (s.lower / "etc").mkdir(0o755)
+    for name in ("f", "dir"):
+        (s.lower / "etc" / name).touch() if name == "f" else (s.lower / "etc" / name).mkdir()
+    put(s.lower / "readable", mode=0o666)
+    with mounts_of_users(s) as mount:
+
+        def rights(d: Path) -> None:
+            mine, roots, etc = d / "mine", d / "readable", d / "etc"
+            for value in (capability(None), capability(0)):
+                os.setxattr(mine, CAPABILITY, value)
+                assert os.getxattr(s.lower / "mine", CAPABILITY) == capability(None), "as seen in the namespace"
+                assert os.getxattr(mine, CAPABILITY) == capability(None)
+                os.chmod(mine, 0o755)
+                (d / f"kept-{value[3]}").touch()
+                os.setxattr(d / f"kept-{value[3]}", CAPABILITY, value)
+            os.setxattr(mine, ACL, acl_of(1))
+            refusals: dict[str, tuple[int, Callable[[], object]]] = {
+                "trusted": (errno.EPERM, lambda: os.setxattr(mine, "trusted.overlay.opaque", b"y")),
+                "security": (errno.EPERM, lambda: os.setxattr(mine, "security.other", b"y")),
+                "no trusted": (errno.EPERM, lambda: os.removexattr(mine, "trusted.t")),
+                "of nobody here": (errno.EINVAL, lambda: os.setxattr(mine, CAPABILITY, capability(5))),
+                "for root's": (errno.EPERM, lambda: os.setxattr(roots, CAPABILITY, capability(None))),
+                "off root's": (errno.EPERM, lambda: os.removexattr(roots, CAPABILITY)),
+                "ACL": (errno.EPERM, lambda: os.setxattr(roots, ACL, acl_of(1))),
+                "no ACL": (errno.EPERM, lambda: os.removexattr(roots, ACL)),
+                "chmod": (errno.EPERM, lambda: roots.chmod(0o4777)),
+                "chown": (errno.EPERM, lambda: os.chown(roots, 0, 0)),
+                "give away": (errno.EINVAL, lambda: os.chown(mine, 5, 5)),
+                "create": (errno.EACCES, (etc / "new").touch),
+                "mkdir": (errno.EACCES, (etc / "new").mkdir),
+                "mknod": (errno.EACCES, lambda: os.mkfifo(etc / "new")),
+                "symlink": (errno.EACCES, lambda: (etc / "new").symlink_to("x")),
+                "tmpfile": (errno.EACCES, lambda: os.open(etc, os.O_TMPFILE | os.O_RDWR)),
+                "link": (errno.EACCES, lambda: os.link(mine, etc / "new")),
+                "rename": (errno.EACCES, lambda: mine.rename(etc / "f")),
+                "unlink": (errno.EACCES, (etc / "f").unlink),
+                "rmdir": (errno.EACCES, (etc / "dir").rmdir),
+            }
+            failed = {name: number_of(act) for name, (_, act) in refusals.items()}
+            assert failed == {name: number for name, (number, _) in refusals.items()}, (d, failed)
+
+        def act() -> None:
+            assert not mount(s.lower)
+            rights(s.upper)
+
+        os.setxattr(s.lower / "mine", "trusted.t", b"t")
+        for place, work in (("lower", lambda: rights(s.lower)), ("boesfs", act)):
+            as_namespaced_root(work)
+            for name in ("mine", "kept-2", "kept-3"):
+                assert os.getxattr(s.lower / name, CAPABILITY) == capability(1000), (place, name)
+            assert os.getxattr(s.lower / "mine", ACL) == acl_of(1001), place
+            for name in ("kept-2", "kept-3", "mine"):
+                (s.lower / name).unlink()
+            put(s.lower / "mine", owner=1000)
+            os.setxattr(s.lower / "mine", "trusted.t", b"t")
+        assert os.listxattr(s.lower / "readable") == []
+    kernel_is_content()
+
+
+def test_what_is_under_a_mount_that_a_user_namespace_may_not_lift_stays_hidden(s: Scene) -> None:
+    """boesfs sees the filesystem below what is mounted there, so it must not be of a directory with locked mounts."""
+    hidden = s.lower / "hidden"
+    hidden.mkdir()
+    put(hidden / "secret")
+    (s.lower / "other").mkdir()
+    put(s.lower / "other/f")
+    run("mount", "-t", "tmpfs", "mask", hidden)
+    s.mounts.append(hidden)
+    with mounts_of_users(s) as mount, opened(s.lower, os.O_PATH) as outside:
+
+        def act() -> None:
+            assert run("umount", hidden, check=False).returncode, "locked"
+            copy = s.home / "copy"
+            copy.mkdir()
+            run("mount", "--rbind", s.lower, copy)
+            for source in (s.lower, copy, s.home, f"/proc/self/fd/{outside}"):
+                failed = mount(source)
+                assert failed == errno.EINVAL, (source, failed, run("find", s.upper).stdout)
+            assert not mount(hidden), "what is mounted there may be shown"
+            assert os.listdir(s.upper) == []
+            run("umount", s.upper)
+            assert not mount(s.lower / "other")
+            assert (s.upper / "f").read_text() == "content"
+
+        def shown() -> None:
+            assert not mount(s.lower)
+            assert (s.upper / "hidden/secret").read_text() == "content"
+
+        as_namespaced_root(act)
+        run("umount", hidden)
+        s.mounts.remove(hidden)
+        as_namespaced_root(shown)
+    kernel_is_content()
+
+
+def test_flags_that_a_user_namespace_may_not_lift_hold_on_its_mount(s: Scene) -> None:
+    """A source that is locked ro and nosuid, CVE-2016-1576: neither mounting nor remounting makes it more."""
+    lower = bound(s, "ro,nosuid")
+    with mounts_of_users(s) as mount:
+        for program in ("cat", "id"):
+            shutil.copy(f"/usr/bin/{program}", s.lower / program)
+            os.chown(s.lower / program, 1000, 1000)
+        (s.lower / "id").chmod(0o6755)
+        os.setxattr(s.lower / "cat", CAPABILITY, capability(1000))
+
+        def rights() -> tuple[int, str, int]:
+            uid = run(s.upper / "id", "-u", user=1, group=1).stdout.strip()
+            return effective(s.upper / "cat", 1), uid, number_of(lambda: (s.upper / "mine").write_text("new"))
+
+        def locked() -> None:
+            assert raw(MOUNT, b"", os.fsencode(lower), b"", BIND | REMOUNT, b"") == -errno.EPERM, "locked"
+            assert not mount(lower)
+            for flags in (0, REMOUNT, BIND | REMOUNT, REMOUNT):
+                said = flags and raw(MOUNT, b"", os.fsencode(s.upper), b"", flags, b"")
+                assert said == (-errno.EINVAL if flags == REMOUNT else 0), (flags, said)
+                assert rights() == (0, "1", errno.EROFS), flags
+            assert number_of(lambda: os.getxattr(s.upper / "cat", CAPABILITY)) == errno.ENODATA
+
+        def free() -> None:
+            assert not mount(s.lower)
+            assert rights() == (1 << 13, "0", 0)
+
+        as_namespaced_root(locked)
+        as_namespaced_root(free)
+    kernel_is_content()
+
+
+# ---------------------------------------------------------------- stacks
+
+
+def test_what_was_walked_through_two_mounts_is_judged_by_the_lower_one_anew(s: Scene) -> None:
+    """A stale name keeps an old right: the upper mount remembers the name, the lower mount's policy changes."""
+    (s.lower / "d/sub").mkdir(parents=True)
+    put(s.lower / "d/f", b"0123456789")
+    policy = s.policy()
+    one = s.mount()
+    top = s.mount(one, s.home / "top", nopolicy=True)
+
+    def failures() -> list[int]:
+        acts: list[Callable[[], object]] = [
+            (top / "d").stat,
+            (top / "d/f").stat,
+            (top / "d/sub").stat,
+            (top / "d/none").touch,
+            lambda: os.pread(fd, 4, 0),
+            lambda: mmap.mmap(fd, 0, prot=mmap.PROT_READ).close(),
+            lambda: os.pwrite(fd, b"w", 0),
+            lambda: os.fstat(fd),
+        ]
+        return [number_of(act) for act in acts]
+
+    with opened(top / "d/f", os.O_RDWR) as fd:
+        assert failures() == [0] * 8
+        policy.rule("/d", deny=bits("lookup"))
+        policy.bump()
+        assert failures() == [errno.EPERM] * 4 + [0] * 4
+        policy.rule("/d", deny=bits("read"))
+        policy.bump()
+        assert failures() == [0] * 4 + [errno.EPERM] * 2 + [0] * 2
+        policy.rule("/d")
+        policy.bump()
+        assert failures() == [0] * 8
 
 
 # ---------------------------------------------------------------- wrong descriptors, wrong buffers
