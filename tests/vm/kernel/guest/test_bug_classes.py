@@ -369,7 +369,7 @@ def test_capabilities_of_files_are_none_where_the_lower_mount_is_nosuid(s: Scene
 
 @contextlib.contextmanager
 def mounts_of_users(s: Scene) -> Iterator[Callable[[Path | str], int]]:
-    """Users may mount in their namespaces. What is given mounts boesfs of a directory as they have to; it says errno."""
+    """Users may mount in their namespaces. What is given mounts boesfs of a directory as they have to: errno."""
     user_files(s)
     reload_module("userns_mount=1")
     try:
