@@ -22,12 +22,17 @@ MESSAGES = {
     "bad_label_field": "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset 8, size 4)",
     "bad_long_name": -errno.EINVAL,
     "bad_no_check": -errno.EINVAL,
+    "bad_no_ctx": "Possibly NULL pointer passed to trusted arg0",
     "bad_no_link": -errno.EOPNOTSUPP,
     "bad_no_name": -errno.EINVAL,
     "bad_null": "invalid mem access 'mem_or_null'",
+    "bad_other_type": "expected pointer to STRUCT boesfs_ctx but R1 has a pointer to STRUCT task_struct",
     "bad_pointer": "must point to scalar, or struct with scalar",
     "bad_replace": "calling kernel function boesfs_policy_replace is not allowed",
     "bad_sleepable": "attach to unsupported member check of struct boesfs_policy_ops",
+    "bad_sleepable_label": "attach to unsupported member label of struct boesfs_policy_ops",
+    "bad_small_id": "invalid",
+    "bad_variable": "is not a const",
     "bad_wide": "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset 80, size 4)",
 }
 

@@ -4,9 +4,11 @@
  * each.
  *
  *	uring HOW DIRECTORY UID [PERSONALITY]
+ *	uring fixed DIRECTORY UID
  *
  * HOW is plain (system calls), ring, async (IOSQE_ASYNC) or sqpoll (IORING_SETUP_SQPOLL). All is done as user UID; with
  * PERSONALITY, what the ring does is done as that user, by IORING_REGISTER_PERSONALITY. The first line is the process id.
+ * fixed: the ring alone keeps the file (IORING_REGISTER_FILES), and works with it once for each line that is read.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -86,6 +88,24 @@ static void tell(const char *name, int result)
 			   through_ring(&(struct io_uring_sqe){ __VA_ARGS__ }))
 #define AT(text) .fd = AT_FDCWD, .addr = (unsigned long)(text)
 
+static int with_fixed(int file)
+{
+	char buffer[4], line[8];
+
+	if (syscall(SYS_io_uring_register, ring_fd, IORING_REGISTER_FILES, &file, 1))
+		die("files");
+	close(file);
+	sqe_flags = IOSQE_FIXED_FILE;	/* .fd is an index of the one that was registered */
+	while (fgets(line, sizeof(line), stdin)) {
+		DO("read", -1, .opcode = IORING_OP_READ, .fd = 0, .addr = (unsigned long)buffer, .len = 4);
+		DO("write", -1, .opcode = IORING_OP_WRITE, .fd = 0, .addr = (unsigned long)"ring", .len = 4);
+		DO("fallocate", -1, .opcode = IORING_OP_FALLOCATE, .fd = 0, .addr = 10000);
+		DO("fsync", -1, .opcode = IORING_OP_FSYNC, .fd = 0);
+		fflush(stdout);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	uid_t uid = argc > 3 ? atoi(argv[3]) : 0;
@@ -122,6 +142,8 @@ int main(int argc, char **argv)
 	other = open("other", O_RDWR);
 	if (file < 0 || other < 0)
 		die("file");
+	if (!strcmp(argv[1], "fixed"))
+		return with_fixed(file);
 	printf("%d\n", getpid());
 	DO("openat", open("to-open", O_RDONLY), .opcode = IORING_OP_OPENAT, AT("to-open"), .open_flags = O_RDONLY);
 	DO("create", open("to-create", O_WRONLY | O_CREAT, 0666), .opcode = IORING_OP_OPENAT, AT("to-create"),
