@@ -1555,6 +1555,8 @@ def test_a_file_mapped_through_a_stack_is_opened_again_only_if_the_upper_policy_
     def work() -> None:
         with opened(two / "file") as fd:
             path = mapped_file(fd)
+        with opened(path) as fd:
+            assert os.read(fd, 3) == b"con"
         upper.rule("/file", deny=bits("open"))
         upper.bump()
         with refused():
