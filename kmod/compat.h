@@ -87,11 +87,11 @@ static inline ssize_t boesfs_backing_splice_write(struct pipe_inode_info *pipe, 
 #endif
 }
 
-static inline int boesfs_call_revalidate(struct dentry *parent, const struct qstr *name,
+static inline int boesfs_call_revalidate(struct inode *dir, const struct qstr *name,
 					 struct dentry *dentry, unsigned int flags)
 {
 #ifdef BOESFS_D_REVALIDATE_DIR
-	return dentry->d_op->d_revalidate(d_inode(parent), name, dentry, flags);
+	return dentry->d_op->d_revalidate(dir, name, dentry, flags);
 #else
 	return dentry->d_op->d_revalidate(dentry, flags);
 #endif

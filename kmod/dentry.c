@@ -58,19 +58,22 @@ bool boesfs_compare(struct dentry *dentry)
 	return same;
 }
 
-static int revalidate_lower(struct dentry *dentry, struct dentry *lower, unsigned int flags)
+/* What the lower filesystem, which may be boesfs as well, says of its own name; also in RCU-walk. */
+static int revalidate_lower(struct dentry *lower, unsigned int flags)
 {
-	struct dentry *lower_parent;
+	bool rcu = flags & LOOKUP_RCU;
+	struct dentry *parent = rcu ? READ_ONCE(lower->d_parent) : dget_parent(lower);
+	struct inode *dir = d_inode_rcu(parent);
 	struct name_snapshot name;
-	int ret;
+	int ret = -ECHILD;
 
-	if (flags & LOOKUP_RCU)
-		return -ECHILD;
-	lower_parent = dget_parent(lower);
-	take_dentry_name_snapshot(&name, lower);
-	ret = boesfs_call_revalidate(lower_parent, &name.name, lower, flags);
-	release_dentry_name_snapshot(&name);
-	dput(lower_parent);
+	if (dir) { /* in RCU-walk the directory may be going away */
+		take_dentry_name_snapshot(&name, lower);
+		ret = boesfs_call_revalidate(dir, &name.name, lower, flags);
+		release_dentry_name_snapshot(&name);
+	}
+	if (!rcu)
+		dput(parent);
 	return ret;
 }
 
@@ -90,7 +93,7 @@ int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 			return 0;
 	}
 	if (unlikely(lower->d_flags & DCACHE_OP_REVALIDATE)) {
-		ret = revalidate_lower(dentry, lower, flags);
+		ret = revalidate_lower(lower, flags);
 		if (ret <= 0)
 			return ret;
 	}

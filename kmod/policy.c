@@ -522,15 +522,47 @@ static struct bpf_struct_ops boesfs_struct_ops = {
 	.owner = THIS_MODULE,
 };
 
+/* Programs and loaders are built apart from the module: what they know of layouts stays so. */
+#define BOESFS_FIELD(type, field, offset) static_assert(offsetof(struct type, field) == (offset))
+BOESFS_FIELD(boesfs_ctx, op, 0);
+BOESFS_FIELD(boesfs_ctx, access, 4);
+BOESFS_FIELD(boesfs_ctx, label, 8);
+BOESFS_FIELD(boesfs_ctx, other_label, 12);
+BOESFS_FIELD(boesfs_ctx, table, 16);
+BOESFS_FIELD(boesfs_ctx, policy_id, 24);
+BOESFS_FIELD(boesfs_ctx, mode, 28);
+BOESFS_FIELD(boesfs_ctx, instance, 32);
+BOESFS_FIELD(boesfs_ctx, generation, 40);
+BOESFS_FIELD(boesfs_ctx, ino, 48);
+BOESFS_FIELD(boesfs_ctx, dev, 56);
+BOESFS_FIELD(boesfs_ctx, uid, 60);
+BOESFS_FIELD(boesfs_ctx, gid, 64);
+BOESFS_FIELD(boesfs_ctx, pid, 68);
+BOESFS_FIELD(boesfs_ctx, tid, 72);
+BOESFS_FIELD(boesfs_ctx, flags, 76);
+BOESFS_FIELD(boesfs_ctx, arg, 80);
+BOESFS_FIELD(boesfs_ctx, allow, 112);
+static_assert(sizeof(struct boesfs_ctx) == 120);
+BOESFS_FIELD(boesfs_key, label, 0);
+BOESFS_FIELD(boesfs_key, chunk, 4);
+BOESFS_FIELD(boesfs_key, length, 5);
+BOESFS_FIELD(boesfs_key, name, 6);
+static_assert(sizeof(struct boesfs_key) == BOESFS_KEY_SIZE);
+BOESFS_FIELD(boesfs_program_id, ino, 0);
+BOESFS_FIELD(boesfs_program_id, dev, 8);
+BOESFS_FIELD(boesfs_program_id, generation, 12);
+static_assert(sizeof(struct boesfs_program_id) == 16);
+BOESFS_FIELD(boesfs_policy_ops, label, 0);
+BOESFS_FIELD(boesfs_policy_ops, check, 8);
+BOESFS_FIELD(boesfs_policy_ops, flags, 16);
+BOESFS_FIELD(boesfs_policy_ops, name, 20);
+static_assert(sizeof(struct boesfs_policy_ops) == 56);
+static_assert(BOESFS_OP_NR <= 64); /* a bit for each */
+
 /* There is no unregistering: it goes with the module's BTF. */
 int __init boesfs_policy_register(void)
 {
 	int err;
-
-	static_assert(sizeof(struct boesfs_ctx) == 120);
-	static_assert(sizeof(struct boesfs_key) == BOESFS_KEY_SIZE);
-	static_assert(sizeof(struct boesfs_program_id) == 16);
-	static_assert(BOESFS_OP_NR <= 64);
 
 	err = boesfs_kfuncs_register();
 	if (!err)

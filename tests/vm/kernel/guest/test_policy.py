@@ -1546,25 +1546,6 @@ def test_a_mapped_file_is_opened_again_only_if_the_policy_allows_it(s: Scene) ->
     assert (record["op"], record["path"]) == ("open", "/file"), record
 
 
-def test_a_file_mapped_through_a_stack_is_opened_again_only_if_the_upper_policy_allows_it(s: Scene) -> None:
-    (s.lower / "file").write_text("content")
-    s.policy()
-    upper = s.policy("upper")
-    two = s.mount(s.mount(), s.home / "two", policy="upper")
-
-    def work() -> None:
-        with opened(two / "file") as fd:
-            path = mapped_file(fd)
-        with opened(path) as fd:
-            assert os.read(fd, 3) == b"con"
-        upper.rule("/file", deny=bits("open"))
-        upper.bump()
-        with refused():
-            os.open(path, os.O_RDONLY)
-
-    start(work)()
-
-
 def handle_of(path: Path, flags: int = 0) -> ctypes.Array[ctypes.c_char]:
     """name_to_handle_at(2)."""
     handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
