@@ -2,8 +2,9 @@
 """What BoesFS costs beside its peers, in instructions of an emulated machine: those are the same whatever runs beside.
 
 All subjects of a measure run in one boot, in turn. Prints a table and how the peers are set up, and writes
-build/bench/vm.json. Exits with 1 when a measure cannot be made. Names of groups (operations, new_objects, rules,
-programs, kernel_tree, kernel_build) may be given to run those alone; their rows then replace the old ones.
+build/bench/vm.json. Exits with 1 when a measure cannot be made or is above its floor. Names of groups (operations,
+new_objects, rules, programs, kernel_tree, kernel_build) may be given to run those alone; their rows then replace the
+old ones.
 """
 
 import json
@@ -27,6 +28,42 @@ landlock       the process may do everything below the directory, by one rule, a
 apparmor       a profile with 1,000 rules beside those that allow
 boesfs-off     boesfs without a policy (nopolicy)
 boesfs-policy  boesfs with the tests' policy program, 1,000 names and rules"""
+
+# What BoesFS with a policy may cost beside what it is compared with.
+FLOORS = {
+    "read4k": 1.15, "stat": 1.20, "open-close": 1.45, "create-unlink": 1.5, "mmap-fault": 1.01, "fileserver": 1.05,
+    "tar-kernel": 1.06, "untar-kernel": 1.06, "kernel-build": 1.02, "rules-100000": 1.2, "rules-100000-new": 1.2,
+}  # fmt: skip
+READ_MORE = 450  # instructions of read4k above those of the lower filesystem
+NEW_OBJECT = 2000  # instructions of a policy, once per object
+KNOWN_OBJECT = 1.02  # of a policy beside none; what renames and makes names makes new objects
+KNOWN = ("read4k", "write4k", "stat", "open-close", "mmap-fault", "readdir", "fileserver", "tar", "python-imports")
+NOISE = 1.005  # a page fault and imports run the same code on overlayfs
+
+
+def missed(rows: list[dict[str, Any]]) -> list[str]:
+    """The floors that ROWS are above."""
+    p50 = {(line["measure"], line["subject"]): line["p50"] for line in rows}
+    faults = []
+
+    def at_most(what: str, found: float, limit: float) -> None:
+        if found > limit:
+            faults.append(f"{what}: {found:.4g} is above the floor of {limit:.4g}")
+
+    for line in rows:
+        measure, found = line["measure"], line["p50"]
+        if line["subject"] != "boesfs-policy":
+            continue
+        at_most(measure, line["ratio_p50"], FLOORS.get(measure, found))
+        at_most(f"{measure} beside overlayfs", found / p50.get((measure, "overlayfs"), found), NOISE)
+        if measure in KNOWN:
+            at_most(f"{measure} beside no policy", found / p50[measure, "boesfs-off"], KNOWN_OBJECT)
+    if ("read4k", "boesfs-policy") in p50:
+        at_most("read4k, instructions", p50["read4k", "boesfs-policy"] - p50["read4k", "native"], READ_MORE)
+    if ("first-stat", "boesfs-policy") in p50:
+        more = p50["first-stat", "boesfs-policy"] - p50["first-stat", "boesfs-off"]
+        at_most("first-stat, instructions", more, NEW_OBJECT)
+    return faults
 
 
 def row(measure: str, subject: str, values: list[float], base_name: str, base: list[float]) -> dict[str, Any]:
@@ -68,6 +105,7 @@ def main() -> int:
     measured = {line["measure"] for line in rows}
     kept = [line for line in json.loads(file.read_text()) if line["measure"] not in measured] if file.exists() else []
     file.write_text(json.dumps([*kept, *rows], indent=1) + "\n")
+    failures += missed(rows)
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
