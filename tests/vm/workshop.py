@@ -31,7 +31,7 @@ WORKSHOP_PACKAGES = (
 )
 GUEST_PACKAGES = (
     *("python3-minimal", "libpython3-stdlib", "libbpf1", "libelf1t64", "attr", "acl", "util-linux", "mount", "kmod"),
-    *("e2fsprogs", "procps", "strace", "stress-ng", "fio", "apparmor"),
+    *("e2fsprogs", "xfsprogs", "procps", "strace", "stress-ng", "fio", "apparmor"),
 )
 BUILDER_PACKAGES = (
     *GUEST_PACKAGES,
