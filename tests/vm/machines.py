@@ -86,9 +86,11 @@ def boot(
     root: Path = GUEST,
     icount: bool = False,
     deadline: float = 900,
+    memory: str = "",
 ) -> Run:
     """Run tests (MODULE.FUNCTION) in a machine of their own; MODULES are files that come along, by name. KERNEL is
-    Debian 13's own if not said. With ICOUNT the clock counts instructions. DEADLINE is in seconds."""
+    Debian 13's own if not said. With ICOUNT the clock counts instructions. DEADLINE is in seconds, MEMORY as QEMU
+    takes it."""
     kernel = kernel or kernels()[0]
     place = PLACE / "machines" / name
     shutil.rmtree(place, ignore_errors=True)
@@ -97,7 +99,7 @@ def boot(
     # ext4's initialising of inode tables in the background would be measured too
     append = "root=/dev/nvme0n1 rw rootflags=noinit_itable init=/t/init console=ttyS0 panic=1 oops=panic nokaslr"
     append += f" quiet loglevel=5 BOESFS_SCALE={os.environ.get('BOESFS_SCALE', '1')}"
-    memory = "3G" if kernel.debug else "2G"
+    memory = memory or ("3G" if kernel.debug else "2G")
     run = Run()
     for _ in range(BOOTS):
         run.seconds = power_on(place, image, kernel.image, append, deadline, icount=icount, memory=memory, sign=BEGUN)
