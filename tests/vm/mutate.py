@@ -10,6 +10,7 @@ build/bench/mutants.json.
 """
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -58,6 +59,7 @@ class Mutant:
     at: int = -1  # where in the file; -1: the only place
 
 
+MACHINES = len(os.sched_getaffinity(0))  # at a time
 DEADLINE = 900.0  # seconds of one machine; a mutant that is cut off by it comes first in the next
 
 
@@ -148,13 +150,13 @@ def main() -> int:
                if not sys.argv[1:] or any(part in mutant.name for part in sys.argv[1:])]  # fmt: skip
     control(mutants)
     unchanged = build_module(kernels()[0], KMOD, "KCFLAGS=-w")
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(MACHINES) as pool:
         built = list(pool.map(make, range(len(mutants)), mutants, [unchanged] * len(mutants)))
     modules = {f"m{number}.ko": module for number, module in enumerate(built)}
-    halves = [dict(list(enumerate(mutants))[half::2]) for half in (0, 1)]
-    with ThreadPoolExecutor(2) as pool:
-        judged = pool.map(judge, ("mutants-0", "mutants-1"), halves, [modules] * 2)
-    fates = {name: fate for half in judged for name, fate in half.items()}
+    shares = [dict(list(enumerate(mutants))[first::MACHINES]) for first in range(MACHINES)]
+    with ThreadPoolExecutor(MACHINES) as pool:
+        judged = pool.map(judge, [f"mutants-{number}" for number in range(MACHINES)], shares, [modules] * MACHINES)
+    fates = {name: fate for share in judged for name, fate in share.items()}
     for name, fate in fates.items():
         print(f"{'SURVIVED' if fate == 'survived' else 'killed':9} {name}: {fate}")
     survivors = [name for name, fate in fates.items() if fate == "survived"]

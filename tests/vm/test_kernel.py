@@ -3,8 +3,11 @@
 
 import ast
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from machines import Run, boot_all
@@ -13,12 +16,14 @@ from workshop import (
     KERNEL,
     KMOD,
     SOURCE,
+    WORKSHOP,
     Kernel,
     build,
     build_builder,
     build_debug_kernel,
     build_module,
     build_workshop,
+    inside,
     kernels,
 )
 
@@ -97,6 +102,29 @@ def test_the_module_builds_without_warnings_of_gcc_and_sparse_on_every_kernel_th
     assert len(kernels()) == 2, "Debian 13's own kernel and the newest of backports"
     for kernel in kernels():
         assert build_module(kernel, KMOD, "C=2", like=build_module(kernel)).stat().st_size
+
+
+def test_the_folder_alone_is_enough_for_make_and_for_dkms(tmp_path: Path) -> None:
+    """make as docs/boesfs.md has it; dkms as a package would do it, for a kernel that does not run."""
+    build_workshop()
+    release = kernels()[0].release
+    shutil.copytree(KMOD, tmp_path / "kmod")
+    inside(WORKSHOP, "make", "-s", "-C", "/src/module", f"KVER={release}", module=tmp_path / "kmod")
+    assert (tmp_path / "kmod/boesfs.ko").exists()
+    version = re.findall(r'^PACKAGE_VERSION="(.+)"', (KMOD / "dkms.conf").read_text(), re.MULTILINE)[0]
+    assert version.startswith(re.findall(r"BOESFS_ABI_MAJOR = (\d+)", (KMOD / "boesfs_abi.h").read_text())[0] + ".")
+    source = WORKSHOP / f"usr/src/boesfs-{version}"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(KMOD, source)
+    try:
+        for kernel in kernels():
+            said = inside(WORKSHOP, "dkms", "install", f"boesfs/{version}", "-k", kernel.release)
+            (module,) = (WORKSHOP / f"usr/lib/modules/{kernel.release}/updates/dkms").glob("boesfs.ko*")
+            told = inside(WORKSHOP, "modinfo", "-F", "vermagic", f"/{module.relative_to(WORKSHOP)}")
+            assert told.startswith(f"{kernel.release} "), said
+    finally:
+        inside(WORKSHOP, "dkms", "remove", f"boesfs/{version}", "--all")
+        shutil.rmtree(source)
 
 
 if FULL or DEBUG:  # the kernel's source is there

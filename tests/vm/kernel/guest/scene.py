@@ -140,12 +140,17 @@ def parallel(works: list[Callable[[], object]]) -> None:
         join()
 
 
+def remove_module() -> None:
+    """rmmod; maps of programs that were detached hold it until a grace period is over."""
+    until = time.monotonic() + 10 * PACE
+    while Path("/sys/module/boesfs").exists() and run("rmmod", "boesfs", check=False).returncode:
+        assert time.monotonic() < until, run("rmmod", "boesfs", check=False).stderr
+        time.sleep(0.05)
+
+
 def exchange_module(file: str) -> None:
     """Put another boesfs.ko in the place of the one that is loaded."""
-    until = time.monotonic() + 10  # maps that were unpinned hold it until a grace period is over
-    while Path("/sys/module/boesfs").exists() and time.monotonic() < until:
-        run("rmmod", "boesfs", check=False)
-        time.sleep(0.05)
+    remove_module()
     shutil.copyfile(T / file, T / "boesfs.ko")
     run("insmod", T / "boesfs.ko")
 

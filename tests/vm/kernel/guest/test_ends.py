@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scene import LIBC, PACE, Scene, begin, bits, child, meanwhile, opened, refused, run
+from scene import LIBC, PACE, Scene, begin, bits, child, meanwhile, opened, refused, run, start
 from test_bug_classes import MOUNT, capability
 from test_files import call, kernel_is_content, soon
 
@@ -21,6 +21,7 @@ SECONDS = 3 * PACE
 SLOW = 400_000 * PACE  # microseconds that a verdict takes
 FAN_CLASS_CONTENT, FAN_MARK_ADD, FAN_MARK_MOUNT, FAN_OPEN_PERM, FAN_DENY = 4, 1, 0x10, 0x10000, 2
 CAPABILITY = "security.capability"
+EVERYTHING = (1 << 15) - 1  # Landlock's rights of files
 CACHES = ("kmalloc-", "dentry", "ext4_inode_cache", "filp", "cred", "mnt_cache")
 
 
@@ -146,12 +147,41 @@ def test_an_open_that_a_watcher_refuses_leaves_nothing(s: Scene) -> None:
     s.umount()
 
 
+def confine_to(place: Path) -> None:
+    """This process may use files below PLACE alone, says Landlock."""
+    with opened(place, os.O_PATH) as fd:
+        ruleset = call(444, struct.pack("Q", EVERYTHING), 8, 0)
+        call(445, ruleset, 1, struct.pack("=Qi", EVERYTHING, fd), 0)
+    LIBC.prctl(38, 1, 0, 0, 0)  # no new privileges
+    call(446, ruleset, 0)
+
+
 def test_landlock_holds_on_the_mount_and_lets_through_what_it_allows_there(s: Scene) -> None:
     run("/t/fsbench", "-p", 1, s.lower)
     s.policy()
     up = s.mount()
     for measure in ("read4k", "write4k", "stat", "open-close", "create-unlink", "rename"):
         run("/t/fsbench", "-l", "-n", 2, measure, up)
+    (s.lower / "in").mkdir()
+    for name in ("in/f", "out"):
+        (s.lower / name).write_text("content")
+
+    def inside() -> None:
+        confine_to(up / "in")
+        assert (up / "in/f").read_text() == "content"
+        (up / "in/new").touch()
+        for work in ((up / "out").read_text, (up / "new").touch, (up / "out").unlink, (s.lower / "in/f").read_text):
+            with refused(errno.EACCES):
+                work()
+
+    def below() -> None:
+        confine_to(s.lower)
+        assert (s.lower / "out").read_text() == "content"
+        with refused(errno.EACCES):
+            (up / "out").read_text()
+
+    for work in (inside, below):
+        start(work)()
 
 
 def test_a_chown_to_nobody_is_asked_for_since_it_takes_capabilities(s: Scene) -> None:

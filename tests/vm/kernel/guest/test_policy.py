@@ -36,6 +36,7 @@ from scene import (
     meanwhile,
     opened,
     refused,
+    remove_module,
     run,
     start,
 )
@@ -1692,13 +1693,8 @@ def as_user(policy: Policy | None, script: str) -> subprocess.CompletedProcess[s
 
 
 def reload_module(*options: str) -> None:
-    """Anew with these parameters; a program that is detached may hold the old one for a moment."""
-    for _ in range(50):
-        if not run("rmmod", "boesfs", check=False).returncode:
-            break
-        time.sleep(0.2)
-    else:
-        raise AssertionError(run("rmmod", "boesfs", check=False).stderr)
+    """Anew with these parameters."""
+    remove_module()
     run("insmod", T / "boesfs.ko", *options)
 
 
@@ -1770,7 +1766,7 @@ def test_a_module_without_btf_refuses_to_load_and_says_why(s: Scene) -> None:
 
     The recipe: `objcopy --remove-section .BTF --remove-section .BTF.base boesfs.ko no-btf.ko`.
     """
-    run("rmmod", "boesfs")
+    remove_module()
     try:
         Path("/dev/kmsg").write_text("no BTF from here\n")
         done = run("insmod", T / "no-btf.ko", check=False)
@@ -1780,8 +1776,7 @@ def test_a_module_without_btf_refuses_to_load_and_says_why(s: Scene) -> None:
         said = run("dmesg").stdout.rpartition("no BTF from here")[2]
         assert "built without BTF" in said, said
     finally:
-        if Path("/sys/module/boesfs").exists():
-            run("rmmod", "boesfs")
+        remove_module()
         run("insmod", T / "boesfs.ko")
     s.policy()
     s.mount()
