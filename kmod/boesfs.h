@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/list.h>
 #include <linux/mount.h>
+#include <linux/mutex.h>
 #include <linux/refcount.h>
 
 #include "boesfs_abi.h"
@@ -97,6 +98,7 @@ struct boesfs_sb {
 struct boesfs_inode {
 	struct inode *lower;
 	const struct file_operations *special; /* what a device's or FIFO's inode is opened with */
+	struct mutex aliasing; /* who gives a directory its dentry: it has one */
 	struct inode vfs;
 };
 
@@ -107,8 +109,8 @@ struct boesfs_inode {
 #define BOESFS_NOT_COMPARED (~0U)
 
 /*
- * The policy's view of a name. Fields are written under d_lock; see boesfs_allowed() for how they
- * are read.
+ * The policy's view of a name. Fields are written under d_lock, but for a stamp that becomes void;
+ * see boesfs_allowed() for how they are read.
  */
 struct boesfs_dentry {
 	struct rcu_head rcu;
@@ -117,7 +119,7 @@ struct boesfs_dentry {
 	unsigned int changing_seq; /* our d_seq when a change began */
 	/* the lower name is made or renamed by us, and our d_seq does not tell yet */
 	bool changing;
-	unsigned int splices; /* lookups that are about to move it */
+	bool splicing; /* a lookup is about to move it */
 	u32 label;
 	/* generation + moves that label and allowed belong to; 0: none */
 	u64 stamp;
@@ -152,6 +154,20 @@ static inline struct inode *boesfs_lower_inode(const struct inode *inode)
 static inline struct boesfs_dentry *boesfs_dentry(const struct dentry *dentry)
 {
 	return dentry->d_fsdata;
+}
+
+/* Under d_lock: between ->rename and the VFS's d_move() the name is an old one. */
+static inline bool boesfs_is_changing(const struct dentry *dentry)
+{
+	const struct boesfs_dentry *bd = boesfs_dentry(dentry);
+
+	return bd->changing && bd->changing_seq == dentry->d_seq.seqcount.sequence;
+}
+
+/* Under d_lock: what follows from the name, or was compared with it, is not to be kept. */
+static inline bool boesfs_is_moving(const struct dentry *dentry)
+{
+	return boesfs_dentry(dentry)->splicing || boesfs_is_changing(dentry);
 }
 
 static inline struct dentry *boesfs_lower_dentry(const struct dentry *dentry)

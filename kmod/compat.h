@@ -87,11 +87,27 @@ static inline ssize_t boesfs_backing_splice_write(struct pipe_inode_info *pipe, 
 #endif
 }
 
-static inline int boesfs_call_revalidate(struct inode *dir, const struct qstr *name,
-					 struct dentry *dentry, unsigned int flags)
+bool boesfs_read_name(struct dentry *dentry, struct qstr *name, char *buf);
+
+/* Also in RCU-walk, when dentry and directory may be going away. */
+static inline int boesfs_call_revalidate(struct dentry *dentry, unsigned int flags)
 {
 #ifdef BOESFS_D_REVALIDATE_DIR
-	return dentry->d_op->d_revalidate(dir, name, dentry, flags);
+	struct dentry *parent;
+	char buf[NAME_MAX + 1];
+	struct inode *dir;
+	struct qstr name;
+	int ret = -ECHILD;
+
+	rcu_read_lock();
+	parent = flags & LOOKUP_RCU ? READ_ONCE(dentry->d_parent) : dget_parent(dentry);
+	dir = d_inode_rcu(parent);
+	rcu_read_unlock();
+	if (dir && boesfs_read_name(dentry, &name, buf))
+		ret = dentry->d_op->d_revalidate(dir, &name, dentry, flags);
+	if (!(flags & LOOKUP_RCU))
+		dput(parent);
+	return ret;
 #else
 	return dentry->d_op->d_revalidate(dentry, flags);
 #endif

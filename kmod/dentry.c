@@ -51,30 +51,11 @@ bool boesfs_compare(struct dentry *dentry)
 	       d_inode(lower) == (inode ? boesfs_lower_inode(inode) : NULL) &&
 	       lower->d_parent == boesfs_lower_dentry(dentry->d_parent) &&
 	       boesfs_same_name(dentry, lower);
-	if (same)
-		WRITE_ONCE(bd->lower_seq, lower->d_seq.seqcount.sequence);
+	WRITE_ONCE(bd->lower_seq, same && !boesfs_is_moving(dentry) ? lower->d_seq.seqcount.sequence :
+								      BOESFS_NOT_COMPARED);
 	spin_unlock(&lower->d_lock);
 	spin_unlock(&dentry->d_lock);
 	return same;
-}
-
-/* What the lower filesystem, which may be boesfs as well, says of its own name; also in RCU-walk. */
-static int revalidate_lower(struct dentry *lower, unsigned int flags)
-{
-	bool rcu = flags & LOOKUP_RCU;
-	struct dentry *parent = rcu ? READ_ONCE(lower->d_parent) : dget_parent(lower);
-	struct inode *dir = d_inode_rcu(parent);
-	struct name_snapshot name;
-	int ret = -ECHILD;
-
-	if (dir) { /* in RCU-walk the directory may be going away */
-		take_dentry_name_snapshot(&name, lower);
-		ret = boesfs_call_revalidate(dir, &name.name, lower, flags);
-		release_dentry_name_snapshot(&name);
-	}
-	if (!rcu)
-		dput(parent);
-	return ret;
 }
 
 int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
@@ -93,7 +74,8 @@ int boesfs_revalidate(struct dentry *dentry, unsigned int flags)
 			return 0;
 	}
 	if (unlikely(lower->d_flags & DCACHE_OP_REVALIDATE)) {
-		ret = revalidate_lower(lower, flags);
+		/* the lower filesystem, which may be boesfs as well, has its own say */
+		ret = boesfs_call_revalidate(lower, flags);
 		if (ret <= 0)
 			return ret;
 	}

@@ -339,9 +339,28 @@ static int boesfs_fileattr_set(struct mnt_idmap *idmap, struct dentry *dentry,
 
 /* ------------------------------------------------------------- names */
 
+/* A directory that was moved in the lower tree takes its dentry along, but no label. */
+static struct dentry *splice_dir(struct inode *inode, struct dentry *dentry)
+{
+	struct dentry *alias, *found;
+
+	ihold(inode); /* d_splice_alias() takes ours */
+	mutex_lock(&boesfs_inode(inode)->aliasing);
+	alias = d_find_any_alias(inode);
+	if (alias)
+		boesfs_begin_splice(alias);
+	found = d_splice_alias(inode, dentry);
+	if (alias)
+		boesfs_end_splice(alias);
+	mutex_unlock(&boesfs_inode(inode)->aliasing);
+	dput(alias);
+	iput(inode);
+	return found;
+}
+
 static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, unsigned int flags)
 {
-	struct dentry *parent = boesfs_lower_dentry(dentry->d_parent), *lower, *found, *alias;
+	struct dentry *parent = boesfs_lower_dentry(dentry->d_parent), *lower, *found;
 	struct inode *inode = NULL;
 	int err;
 
@@ -364,15 +383,10 @@ static struct dentry *boesfs_lookup(struct inode *dir, struct dentry *dentry, un
 		if (IS_ERR(inode))
 			return ERR_CAST(inode);
 	}
-	/* a directory that was moved in the lower tree takes its dentry along, but no label */
-	alias = inode && S_ISDIR(inode->i_mode) ? d_find_any_alias(inode) : NULL;
-	if (alias)
-		boesfs_begin_splice(alias);
-	found = d_splice_alias(inode, dentry);
-	if (alias) {
-		boesfs_end_splice(alias);
-		dput(alias);
-	}
+	if (inode && S_ISDIR(inode->i_mode))
+		found = splice_dir(inode, dentry);
+	else
+		found = d_splice_alias(inode, dentry);
 	if (IS_ERR(found))
 		return found;
 	boesfs_compare(found ? found : dentry); /* if it is another already, the next walk says so */
@@ -427,8 +441,10 @@ static int instantiate(struct inode *dir, struct dentry *dentry)
 	inode = boesfs_iget(dir->i_sb, d_inode(bd->lower));
 	if (IS_ERR(inode))
 		return PTR_ERR(inode);
+	mutex_lock(&boesfs_inode(inode)->aliasing);
 	alias = S_ISDIR(inode->i_mode) ? d_find_any_alias(inode) : NULL;
 	if (alias) { /* a directory was moved to and fro, and has been found: it has one dentry */
+		mutex_unlock(&boesfs_inode(inode)->aliasing);
 		dput(alias);
 		iput(inode);
 		d_drop(dentry);
@@ -436,6 +452,7 @@ static int instantiate(struct inode *dir, struct dentry *dentry)
 	}
 	WRITE_ONCE(bd->lower_seq, BOESFS_NOT_COMPARED);
 	d_instantiate(dentry, inode);
+	mutex_unlock(&boesfs_inode(inode)->aliasing);
 	boesfs_compare(dentry);
 	return 0;
 }

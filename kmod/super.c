@@ -501,6 +501,7 @@ static void inode_init_once_cb(void *object)
 	struct boesfs_inode *inode = object;
 
 	inode_init_once(&inode->vfs);
+	mutex_init(&inode->aliasing);
 }
 
 int __init boesfs_super_init(void)

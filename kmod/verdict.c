@@ -58,24 +58,13 @@ static bool label_known(const struct dentry *dentry, u64 stamp, u32 *label)
 	return READ_ONCE(bd->stamp) == stamp;
 }
 
-/*
- * Under d_lock: between ->rename and the VFS's d_move() the name is an old one, and so is a label
- * made from it.
- */
-static bool is_changing(const struct dentry *dentry)
-{
-	const struct boesfs_dentry *bd = boesfs_dentry(dentry);
-
-	return bd->changing && bd->changing_seq == dentry->d_seq.seqcount.sequence;
-}
-
 static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 label)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
 	bool stored = false;
 
 	spin_lock(&dentry->d_lock);
-	if (dentry->d_seq.seqcount.sequence == seq && !is_changing(dentry) && !bd->splices) {
+	if (dentry->d_seq.seqcount.sequence == seq && !boesfs_is_moving(dentry)) {
 		bd->changing = false;
 		/* stamps only grow: one that is newer than what was judged by stays */
 		if (bd->stamp < stamp) {
@@ -90,6 +79,21 @@ static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 
 	}
 	spin_unlock(&dentry->d_lock);
 	return stored;
+}
+
+/*
+ * A name of up to NAME_MAX bytes into BUF, with a final NUL. Under RCU nobody needs to hold the
+ * dentry, unlike for a snapshot, which takes a reference of the name.
+ */
+bool boesfs_read_name(struct dentry *dentry, struct qstr *name, char *buf)
+{
+	spin_lock(&dentry->d_lock);
+	name->hash_len = dentry->d_name.hash_len;
+	name->name = buf;
+	if (name->len <= NAME_MAX)
+		memcpy(buf, dentry->d_name.name, name->len + 1);
+	spin_unlock(&dentry->d_lock);
+	return name->len <= NAME_MAX;
 }
 
 static int ask_label(const struct boesfs_view *view, u32 parent_label, const struct qstr *name)
@@ -178,13 +182,14 @@ static int find_label(const struct boesfs_view *view, struct dentry *dentry, boo
 	for (parent = top; up; up--) {
 		struct dentry *child = ancestor(dentry, up - 1);
 		unsigned int seq = raw_read_seqcount(&child->d_seq);
-		struct name_snapshot name;
+		char buf[NAME_MAX + 1];
+		struct qstr name;
 
 		if (READ_ONCE(child->d_parent) != parent)
 			return -EAGAIN;
-		take_dentry_name_snapshot(&name, child);
-		label = ask_label(view, label, &name.name);
-		release_dentry_name_snapshot(&name);
+		if (!boesfs_read_name(child, &name, buf))
+			return -EPERM;
+		label = ask_label(view, label, &name);
 		if (label < 0)
 			return label;
 		if (*keep && !label_store(child, seq, view->stamp, label))
@@ -384,7 +389,7 @@ bool boesfs_changing(struct dentry *dentry)
 	bool changing;
 
 	spin_lock(&dentry->d_lock);
-	changing = is_changing(dentry);
+	changing = boesfs_is_changing(dentry);
 	spin_unlock(&dentry->d_lock);
 	return changing;
 }
@@ -412,15 +417,12 @@ void boesfs_begin_move(struct dentry *dentry)
 	void_label(dentry);
 }
 
-/*
- * A directory that was moved behind us is found, and d_splice_alias() is going to move its dentry.
- * Several may find it at once by names that it had one after the other, so they are counted: until
- * the last is through, no label is kept.
- */
+/* A directory that was moved behind us has been found, and its dentry is going to be moved. */
 void boesfs_begin_splice(struct dentry *dentry)
 {
 	spin_lock(&dentry->d_lock);
-	boesfs_dentry(dentry)->splices++;
+	boesfs_dentry(dentry)->splicing = true;
+	WRITE_ONCE(boesfs_dentry(dentry)->lower_seq, BOESFS_NOT_COMPARED);
 	spin_unlock(&dentry->d_lock);
 	void_label(dentry);
 }
@@ -428,6 +430,6 @@ void boesfs_begin_splice(struct dentry *dentry)
 void boesfs_end_splice(struct dentry *dentry)
 {
 	spin_lock(&dentry->d_lock);
-	boesfs_dentry(dentry)->splices--;
+	boesfs_dentry(dentry)->splicing = false;
 	spin_unlock(&dentry->d_lock);
 }

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "appliance"))
 from machine import BUILD
-from machines import BEGUN, boot
+from machines import BEGUN, Run, boot
 from workshop import KMOD, PLACE, build, build_module, kernels
 
 # The functions that ask, and what stands for "allowed".
@@ -103,6 +104,20 @@ def make(number: int, mutant: Mutant, unchanged: Path) -> Path:
     return build_module(kernels()[0], source, "KCFLAGS=-w", like=unchanged)
 
 
+def fate_of(results: dict[str, dict[str, Any] | None], run: Run, *, first: bool) -> str:
+    """What became of a mutant with these results by test, the FIRST one of the machine or a later; "" if it was not
+    reached."""
+    failed = [test for test, result in results.items() if result and not result["ok"]]
+    if failed or all(results.values()):
+        return failed[0] if failed else "survived"
+    in_time = run.seconds < DEADLINE
+    if "the tests are over" not in run.console and (first or (in_time and any(results.values()))):
+        return f"the machine went down: {'; '.join(run.broken[:1])}" if in_time else "it hangs"
+    if first:
+        raise SystemExit(f"mutate: {list(results)} ended without a word:\n{run.console[-2000:]}")
+    return ""
+
+
 def judge(place: str, mutants: dict[int, Mutant], modules: dict[str, Path]) -> dict[str, str]:
     """What became of each mutant: the test that failed, `survived`, or how the machine ended."""
     fates: dict[str, str] = {}
@@ -113,24 +128,17 @@ def judge(place: str, mutants: dict[int, Mutant], modules: dict[str, Path]) -> d
         run = boot(place, words, files, deadline=DEADLINE)
         if BEGUN not in run.console:
             raise SystemExit(f"mutate: the machine did not come to its tests:\n{run.console[-2000:]}")
-        finished = "the tests are over" in run.console
-        in_time = run.seconds < DEADLINE
         print(f"{place}: {len(left)} were to go, {run.seconds:.0f} s", flush=True)
-        for reached, number in enumerate(list(left)):
+        before = len(left)
+        for number in list(left):
             mutant = mutants[number]
             said = {test: run.results.get(f"@m{number}.ko {test}") for test in mutant.tests}
-            failed = [test for test, result in said.items() if result and not result["ok"]]
-            if failed:
-                fates[mutant.name] = failed[0]
-            elif all(said.values()):
-                fates[mutant.name] = "survived"
-            elif not finished and (not reached or (in_time and any(said.values()))):
-                fates[mutant.name] = f"the machine went down: {'; '.join(run.broken[:1])}" if in_time else "it hangs"
-            else:
-                break  # not reached
-            left.remove(number)
-            if not finished and not all(said.values()):
+            fate = fate_of(said, run, first=len(left) == before)
+            if not fate:
                 break
+            print(f"{'SURVIVED' if fate == 'survived' else 'killed':9} {mutant.name}: {fate}", flush=True)
+            fates[mutant.name] = fate
+            left.remove(number)
     return fates
 
 
@@ -157,8 +165,6 @@ def main() -> int:
     with ThreadPoolExecutor(MACHINES) as pool:
         judged = pool.map(judge, [f"mutants-{number}" for number in range(MACHINES)], shares, [modules] * MACHINES)
     fates = {name: fate for share in judged for name, fate in share.items()}
-    for name, fate in fates.items():
-        print(f"{'SURVIVED' if fate == 'survived' else 'killed':9} {name}: {fate}")
     survivors = [name for name, fate in fates.items() if fate == "survived"]
     print(f"{len(fates)} mutants, {len(survivors)} survived")
     if not sys.argv[1:]:

@@ -27,7 +27,7 @@ SOURCE, DEBUG_TREE = "/usr/src/linux", "/usr/src/debug"  # in the builder
 FLAVOUR = "cloud-amd64"  # ext4 and NVMe are built in: no initrd
 WORKSHOP_PACKAGES = (
     *(f"linux-headers-{FLAVOUR}", f"linux-image-{FLAVOUR}", "gcc", "make", "libc6-dev", "clang", "llvm", "bpftool"),
-    *("libbpf-dev", "libelf-dev", "zlib1g-dev", "sparse", "binutils"),
+    *("libbpf-dev", "libelf-dev", "zlib1g-dev", "sparse", "binutils", "dkms", "kmod"),
 )
 GUEST_PACKAGES = (
     *("python3-minimal", "libpython3-stdlib", "libbpf1", "libelf1t64", "attr", "acl", "util-linux", "mount", "kmod"),
