@@ -3,6 +3,7 @@
 the list of what is in it: the workshop with compilers and the headers of two kernels, the guest that the test machines
 boot, and, for the long tests only, the builder, which has the kernel's source too and makes a kernel for debugging."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -50,6 +51,7 @@ BUILDER_PACKAGES = (
     ),
     *("xz-utils", "python3", "cargo", "ca-certificates"),
 )
+KEPT = 300  # builds of the module, those used last; `make mutate` wants some 160 of them
 FSX = "fsx@0.3.0"  # the file system exerciser, as a crate
 
 
@@ -182,6 +184,13 @@ def build_debug_kernel() -> Kernel:
     return Kernel(release, BUILDER, DEBUG_TREE, tree / "arch/x86/boot/bzImage", tree / "no-modules")
 
 
+def _forget(builds: Path) -> None:
+    """Those of the module that nobody has used for long."""
+    with contextlib.suppress(FileNotFoundError):  # another thread forgets as well
+        for done in sorted(builds.glob("kmod-*/done"), key=lambda done: done.stat().st_mtime)[:-KEPT]:
+            shutil.rmtree(done.parent)
+
+
 def build_module(kernel: Kernel, source: Path = KMOD, *make: str, like: Path | None = None) -> Path:
     """boesfs.ko for a kernel. A warning is an error. LIKE is one that was made so from nearly the same source."""
     build_workshop()
@@ -200,7 +209,8 @@ def build_module(kernel: Kernel, source: Path = KMOD, *make: str, like: Path | N
         said = inside(kernel.root, "make", "-s", "-C", kernel.tree, "M=/src/module", *make, "modules", module=place)
         if "warning:" in said or not (place / "boesfs.ko").exists():
             raise SystemExit(f"kmod on {kernel.release}:\n{said}")
-        (place / "done").touch()
+        _forget(place.parent)
+    (place / "done").touch()  # made, or used again
     return place / "boesfs.ko"
 
 
