@@ -15,7 +15,6 @@ Deploy = Callable[..., Deployed]
 CALL_ID = "[0-9A-HJKMNP-TV-Z]{26}"
 SLEEP = "import time\ndef handler(ctx, data):\n    time.sleep(float(data.read() or b'20'))\n    return 'slept'\n"
 SHORT = "import time\ndef handler(ctx, data):\n    time.sleep(0.2)\n    return 'done'\n"
-PROMPTLY = 5  # seconds, after a deadline of one; the function would take 20, and others run beside
 
 
 # --- the contract
@@ -249,7 +248,7 @@ def test_a_call_past_its_timeout_is_504_and_its_instance_is_gone(deploy: Deploy)
     pid = function.pid()
     answer = function.call(b"20")
     assert (answer.status, answer.message, answer.error) == (504, "Timed out", "Timeout")
-    assert 0.9 < answer.seconds < PROMPTLY
+    assert 0.9 < answer.seconds < 1.3
     wait_for(lambda: function.pid() != pid, 1)
     assert function.call(b"0").text == "slept"
 
@@ -258,7 +257,7 @@ def test_a_cold_call_past_its_timeout_is_504_too(deploy: Deploy) -> None:
     function = deploy(SLEEP, timeout=1)
     answer = function.call(b"20")
     assert answer.status == 504
-    assert answer.seconds < PROMPTLY
+    assert answer.seconds < 1.4
 
 
 def test_the_deadline_holds_for_a_function_that_ignores_signals(deploy: Deploy) -> None:
@@ -275,7 +274,7 @@ def test_a_direct_call_has_the_same_deadline(deploy: Deploy) -> None:
     function = deploy(SLEEP, timeout=1)
     answer = function.direct(b"20")
     assert (answer.status, answer.message, answer.error) == (504, "Timed out", "Timeout")
-    assert answer.seconds < PROMPTLY
+    assert answer.seconds < 1.5
 
 
 def test_the_deadline_holds_while_the_answer_is_being_sent(raw: Deploy) -> None:
@@ -286,7 +285,7 @@ def test_the_deadline_holds_while_the_answer_is_being_sent(raw: Deploy) -> None:
     )
     answer = function.call()
     assert answer.exit != 0
-    assert answer.seconds < PROMPTLY
+    assert answer.seconds < 2
     wait_for(lambda: function.instances() == [])
 
 
