@@ -21,8 +21,8 @@ struct boesfs_ctx;
  * struct boesfs_policy_ops - A policy program (struct_ops).
  *
  * Both callbacks run in the context of the calling task, under RCU, and may not sleep. Their
- * argument is trusted and may not be kept; only ctx->flags and ctx->allow may be
- * written, by check().
+ * argument is trusted and may not be kept; only ctx->flags, by check(), and ctx->allow may be
+ * written.
  *
  * @label: Give a name its label. @ctx->label is the label of the directory, BOESFS_STRING_NAME and
  *	boesfs_name_key() tell the name. Asked once per dentry and generation, so the answer may
@@ -30,7 +30,8 @@ struct boesfs_ctx;
  *	0; the components of a mount's at= are asked for first. Optional: without it all labels are
  *	0.
  *	Return: the label, 0 to BOESFS_LABEL_MAX; below 0: everything at and below this name is
- *	denied.
+ *	denied. If @flags has BOESFS_CACHE, what it puts into ctx->allow is allowed to everybody,
+ *	and check() is not asked for it: a name that no rule restricts costs one call.
  * @check: Decide an operation. @ctx tells operation, object and caller. Asked at each operation,
  *	but if @flags has BOESFS_CACHE, what was allowed is not asked for again on the same dentry
  *	in the same generation: the operation itself, unless check() sets BOESFS_NOCACHE or it is

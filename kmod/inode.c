@@ -422,6 +422,20 @@ static void unlock_lower_parent(struct dentry *parent)
 	inode_unlock(d_inode(parent));
 }
 
+/* False: a directory that was just made has been moved to and fro, and found: it has its dentry. */
+static bool instantiate_dir(struct dentry *dentry, struct inode *inode)
+{
+	struct dentry *alias;
+
+	mutex_lock(&boesfs_inode(inode)->aliasing);
+	alias = d_find_any_alias(inode);
+	if (!alias)
+		d_instantiate(dentry, inode);
+	mutex_unlock(&boesfs_inode(inode)->aliasing);
+	dput(alias);
+	return !alias;
+}
+
 /*
  * The lower dentry has become positive: so does ours. With the lower directory locked nobody removes
  * it before; who does so later removes what was made.
@@ -429,7 +443,6 @@ static void unlock_lower_parent(struct dentry *parent)
 static int instantiate(struct inode *dir, struct dentry *dentry)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
-	struct dentry *alias;
 	struct inode *inode;
 
 	boesfs_copy_attr(dir);
@@ -441,18 +454,14 @@ static int instantiate(struct inode *dir, struct dentry *dentry)
 	inode = boesfs_iget(dir->i_sb, d_inode(bd->lower));
 	if (IS_ERR(inode))
 		return PTR_ERR(inode);
-	mutex_lock(&boesfs_inode(inode)->aliasing);
-	alias = S_ISDIR(inode->i_mode) ? d_find_any_alias(inode) : NULL;
-	if (alias) { /* a directory was moved to and fro, and has been found: it has one dentry */
-		mutex_unlock(&boesfs_inode(inode)->aliasing);
-		dput(alias);
+	WRITE_ONCE(bd->lower_seq, BOESFS_NOT_COMPARED);
+	if (!S_ISDIR(inode->i_mode)) {
+		d_instantiate(dentry, inode);
+	} else if (!instantiate_dir(dentry, inode)) {
 		iput(inode);
 		d_drop(dentry);
 		return 0;
 	}
-	WRITE_ONCE(bd->lower_seq, BOESFS_NOT_COMPARED);
-	d_instantiate(dentry, inode);
-	mutex_unlock(&boesfs_inode(inode)->aliasing);
 	boesfs_compare(dentry);
 	return 0;
 }

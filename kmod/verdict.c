@@ -58,7 +58,7 @@ static bool label_known(const struct dentry *dentry, u64 stamp, u32 *label)
 	return READ_ONCE(bd->stamp) == stamp;
 }
 
-static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 label)
+static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 label, u64 allowed)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
 	bool stored = false;
@@ -70,7 +70,7 @@ static bool label_store(struct dentry *dentry, unsigned int seq, u64 stamp, u32 
 		if (bd->stamp < stamp) {
 			WRITE_ONCE(bd->stamp, 0);
 			smp_wmb(); /* see boesfs_allowed() */
-			WRITE_ONCE(bd->allowed, 0);
+			WRITE_ONCE(bd->allowed, allowed);
 			WRITE_ONCE(bd->label, label);
 			/* pairs with boesfs_allowed() and label_known() */
 			smp_store_release(&bd->stamp, stamp);
@@ -96,11 +96,14 @@ bool boesfs_read_name(struct dentry *dentry, struct qstr *name, char *buf)
 	return name->len <= NAME_MAX;
 }
 
-static int ask_label(const struct boesfs_view *view, u32 parent_label, const struct qstr *name)
+/* *ALLOWED: what the program lets everybody do with what has this name, for it to be kept. */
+static int ask_label(const struct boesfs_view *view, u32 parent_label, const struct qstr *name,
+		     u64 *allowed)
 {
 	struct boesfs_call call;
 	int label;
 
+	*allowed = 0;
 	if (!view->epoch->ops->label)
 		return 0;
 	memset(&call.ctx, 0, sizeof(call.ctx));
@@ -114,15 +117,18 @@ static int ask_label(const struct boesfs_view *view, u32 parent_label, const str
 	call.name = name;
 	call.string = NULL;
 	label = view->epoch->ops->label(&call.ctx);
+	if (view->epoch->ops->flags & BOESFS_CACHE)
+		*allowed = call.ctx.allow & ~BOESFS_ALWAYS_ASKED;
 	return label < 0 ? -EPERM : label;
 }
 
 /* The label of the mount's root: at= is walked from the sandbox's root, which has label 0. */
-static int root_label(const struct boesfs_view *view)
+static int root_label(const struct boesfs_view *view, u64 *allowed)
 {
 	const char *at = view->sbi->at;
 	int label = 0;
 
+	*allowed = 0;
 	for (;;) {
 		char component[NAME_MAX + 1];
 		struct qstr name = { .name = component };
@@ -134,7 +140,7 @@ static int root_label(const struct boesfs_view *view)
 		/* parse_at() has seen to its length */
 		memcpy(component, at, name.len);
 		component[name.len] = '\0';
-		label = ask_label(view, label, &name);
+		label = ask_label(view, label, &name, allowed);
 		if (label < 0)
 			return label;
 		at += name.len;
@@ -162,16 +168,17 @@ static int find_label(const struct boesfs_view *view, struct dentry *dentry, boo
 {
 	struct dentry *parent = NULL, *top = dentry;
 	unsigned int up = 0;
+	u64 allowed;
 	u32 known;
 	int label;
 
 	*keep = true;
 	while (!label_known(top, view->stamp, &known)) {
 		if (IS_ROOT(top)) {
-			label = root_label(view);
+			label = root_label(view, &allowed);
 			if (label < 0)
 				return label;
-			label_store(top, top->d_seq.seqcount.sequence, view->stamp, label);
+			label_store(top, top->d_seq.seqcount.sequence, view->stamp, label, allowed);
 			known = label;
 			break;
 		}
@@ -189,10 +196,10 @@ static int find_label(const struct boesfs_view *view, struct dentry *dentry, boo
 			return -EAGAIN;
 		if (!boesfs_read_name(child, &name, buf))
 			return -EPERM;
-		label = ask_label(view, label, &name);
+		label = ask_label(view, label, &name, &allowed);
 		if (label < 0)
 			return label;
-		if (*keep && !label_store(child, seq, view->stamp, label))
+		if (*keep && !label_store(child, seq, view->stamp, label, allowed))
 			*keep = false;
 		if (raw_read_seqcount(&child->d_seq) != seq)
 			return -EAGAIN;
@@ -283,6 +290,10 @@ int boesfs_judge(struct boesfs_call *call)
 	label = find_label_again(&view, call->dentry, &keep);
 	if (label < 0)
 		goto out;
+	if (boesfs_allowed(call->dentry, call->ctx.op)) { /* label() has said so */
+		verdict = 0;
+		goto out;
+	}
 	call->ctx.label = label;
 	if (call->other) {
 		label = find_label_again(&view, call->other, &keep_other);

@@ -56,6 +56,43 @@ def test_what_is_allowed_in_advance_is_not_asked_for_again(s: Scene) -> None:
     assert policy.counters()["checks"] >= 1
 
 
+def test_what_a_label_allows_is_not_asked_for(s: Scene) -> None:
+    files = [s.lower / "dir/open", s.lower / "dir/closed"]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text("hello")
+    policy = s.policy(advance=True)
+    policy.rule("/dir/closed", deny=bits("read"))
+    up = s.mount()
+    up.stat()  # the root of the sandbox has no name to be judged by
+    policy.counters()
+    assert (up / "dir/open").read_text() == "hello"
+    (up / "dir/open").chmod(0o600)
+    (up / "dir/made").write_text("new")
+    assert policy.counters() == {"labels": 3, "checks": 0, "mixed": 0}
+    with refused(errno.EPERM):
+        (up / "dir/closed").read_text()
+    assert policy.counters()["checks"] == 1
+    (up / "dir/open").rename(up / "dir/renamed")  # two objects
+    os.link(up / "dir/renamed", up / "dir/linked")
+    assert policy.counters()["checks"] == 2
+    policy.rule("/dir/linked", deny=bits("read"))
+    policy.bump()
+    with refused(errno.EPERM):
+        (up / "dir/linked").read_text()
+    assert (up / "dir/renamed").read_text() == "hello"
+
+
+def test_what_a_label_allows_is_asked_for_by_a_program_that_keeps_nothing(s: Scene) -> None:
+    (s.lower / "f").write_text("hello")
+    policy = s.policy(flags=0, advance=True)
+    up = s.mount()
+    (up / "f").stat()
+    policy.counters()
+    (up / "f").stat()
+    assert policy.counters()["checks"] >= 2  # lookup and getattr
+
+
 def test_set_id_bits_go_by_who_writes_and_not_by_who_opened(s: Scene) -> None:
     s.policy()
     up = s.mount()

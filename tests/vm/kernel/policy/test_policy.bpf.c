@@ -85,12 +85,20 @@ static void pass_time(__u32 microseconds)
 		bpf_loop(1 << 23, is_over, &until, 0);
 }
 
-static int slowly(__u32 label)
+/* Operations on objects of this label that are allowed to everybody. */
+static __u64 open_to_all(struct test_rule *rule)
+{
+	return rule ? ~(rule->deny | rule->nocache | rule->record) : ~0ULL;
+}
+
+static int labelled(struct boesfs_ctx *bc, __u32 label)
 {
 	struct test_rule *rule = bpf_map_lookup_elem(&rules, &label);
 
 	if (rule)
 		pass_time(rule->slow_label);
+	if (in_advance)
+		bc->allow = open_to_all(rule);
 	return label;
 }
 
@@ -108,15 +116,15 @@ int BPF_PROG(test_label, struct boesfs_ctx *bc)
 		__u32 *next;
 
 		if (!key)
-			return slowly(chunk ? label : parent);
+			return labelled(bc, chunk ? label : parent);
 		next = bpf_map_lookup_elem(&names, key);
 		if (!next)
-			return slowly(parent);
+			return labelled(bc, parent);
 		label = *next;
 		if (label == 0x7fffffff)	/* the tests' word for a name without a label */
 			return -EPERM;
 	}
-	return slowly(label);
+	return labelled(bc, label);
 }
 
 static void record(struct boesfs_ctx *bc, int verdict)
@@ -187,13 +195,10 @@ int BPF_PROG(test_check, struct boesfs_ctx *bc)
 	count(TEST_CHECKS_ASKED);
 	if (is_of_another(label, bc) || is_of_another(bc->other_label, bc))
 		count(TEST_MIXED);
-	if (!rule) {
-		if (in_advance)
-			bc->allow = ~0ULL;	/* nothing is denied here */
-		return 0;
-	}
 	if (in_advance)
-		bc->allow = ~(rule->deny | rule->nocache | rule->record);
+		bc->allow = open_to_all(rule);
+	if (!rule)
+		return 0;
 	if (rule->deny & bit) {
 		verdict = rule->verdict ? rule->verdict : -EPERM;
 		if (rule->by_argument & bit && !(argument(bc, rule->argument) & rule->mask))
