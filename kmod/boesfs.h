@@ -226,6 +226,11 @@ struct boesfs_call {
 	const struct qstr *name; /* label() only */
 	const char *string;	 /* XATTR, TARGET */
 	bool possible;		 /* nobody tries it, so nobody is killed for it */
+};
+
+/* A name that is given its label. */
+struct boesfs_naming {
+	struct boesfs_call call;
 	struct boesfs_key key;
 };
 

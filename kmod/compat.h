@@ -32,6 +32,11 @@ static inline struct backing_file_ctx boesfs_backing_ctx(struct file *file)
 	};
 }
 
+/* A buffer that is filled in anyway. */
+#ifndef __uninitialized
+#define __uninitialized
+#endif
+
 #ifdef BOESFS_FILE_KATTR
 #define boesfs_fileattr file_kattr
 #else

@@ -94,7 +94,8 @@ static int boesfs_flush(struct file *file, fl_owner_t owner)
 {
 	struct file *lower = file->private_data;
 
-	locks_remove_posix(lower, owner);
+	if (locks_inode_context(file_inode(lower)))
+		locks_remove_posix(lower, owner);
 	return lower->f_op->flush ? lower->f_op->flush(lower, owner) : 0;
 }
 

@@ -84,8 +84,9 @@ static int boesfs_test(struct inode *inode, void *lower)
 
 static int boesfs_set(struct inode *inode, void *lower)
 {
-	boesfs_inode(inode)->lower = igrab(lower);
-	return boesfs_lower_inode(inode) ? 0 : -ESTALE;
+	ihold(lower);
+	boesfs_inode(inode)->lower = lower;
+	return 0;
 }
 
 /*
@@ -107,19 +108,23 @@ static void set_lock_classes(struct inode *inode)
 }
 
 /*
- * The inode that stands for LOWER on this superblock.
+ * The inode that stands for LOWER, of which the caller has a reference, on this superblock.
  *
  * Return: a reference; -ENOMEM; -EREMOTE: boesfs cannot carry such a file.
  */
 struct inode *boesfs_iget(struct super_block *sb, struct inode *lower)
 {
-	struct inode *inode;
+	struct inode *new, *inode;
 
 	if (lower->i_flags & S_AUTOMOUNT)
 		return ERR_PTR(-EREMOTE);
-	inode = iget5_locked(sb, (unsigned long)lower, boesfs_test, boesfs_set, lower);
-	if (!inode)
+	/* nearly always there is none yet, so nobody looks for it first */
+	new = new_inode(sb);
+	if (!new)
 		return ERR_PTR(-ENOMEM);
+	inode = inode_insert5(new, (unsigned long)lower, boesfs_test, boesfs_set, lower);
+	if (inode != new)
+		iput(new);
 	if (!(boesfs_inode_state(inode) & I_NEW))
 		return inode;
 	inode->i_ino = lower->i_ino;

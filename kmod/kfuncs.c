@@ -105,12 +105,13 @@ __bpf_kfunc char *boesfs_name_key(struct boesfs_ctx *ctx, u32 label, u32 chunk,
 {
 	struct boesfs_call *call = container_of(ctx, struct boesfs_call, ctx);
 	const struct qstr *name = call->name;
-	struct boesfs_key *key = &call->key;
 	u32 from = chunk * BOESFS_KEY_NAME;
+	struct boesfs_key *key;
 
 	if (!name || chunk > NAME_MAX / BOESFS_KEY_NAME || from >= name->len ||
 	    rdwr_buf_size > BOESFS_KEY_SIZE)
 		return NULL;
+	key = &container_of(call, struct boesfs_naming, call)->key;
 	key->label = label;
 	key->chunk = chunk;
 	key->length = name->len;

@@ -100,25 +100,25 @@ bool boesfs_read_name(struct dentry *dentry, struct qstr *name, char *buf)
 static int ask_label(const struct boesfs_view *view, u32 parent_label, const struct qstr *name,
 		     u64 *allowed)
 {
-	struct boesfs_call call;
+	const struct boesfs_epoch *epoch = view->epoch;
+	struct boesfs_naming naming = {
+		.call.ctx = {
+			.label = parent_label,
+			.table = epoch->table,
+			.policy_id = view->sbi->policy->id,
+			.instance = view->sbi->instance,
+			.generation = epoch->generation,
+		},
+		.call.name = name,
+	};
 	int label;
 
 	*allowed = 0;
-	if (!view->epoch->ops->label)
+	if (!epoch->ops->label)
 		return 0;
-	memset(&call.ctx, 0, sizeof(call.ctx));
-	call.ctx.label = parent_label;
-	call.ctx.table = view->epoch->table;
-	call.ctx.policy_id = view->sbi->policy->id;
-	call.ctx.instance = view->sbi->instance;
-	call.ctx.generation = view->epoch->generation;
-	call.dentry = NULL;
-	call.other = NULL;
-	call.name = name;
-	call.string = NULL;
-	label = view->epoch->ops->label(&call.ctx);
-	if (view->epoch->ops->flags & BOESFS_CACHE)
-		*allowed = call.ctx.allow & ~BOESFS_ALWAYS_ASKED;
+	label = epoch->ops->label(&naming.call.ctx);
+	if (epoch->ops->flags & BOESFS_CACHE)
+		*allowed = naming.call.ctx.allow & ~BOESFS_ALWAYS_ASKED;
 	return label < 0 ? -EPERM : label;
 }
 
@@ -189,7 +189,7 @@ static int find_label(const struct boesfs_view *view, struct dentry *dentry, boo
 	for (parent = top; up; up--) {
 		struct dentry *child = ancestor(dentry, up - 1);
 		unsigned int seq = raw_read_seqcount(&child->d_seq);
-		char buf[NAME_MAX + 1];
+		char buf[NAME_MAX + 1] __uninitialized;
 		struct qstr name;
 
 		if (READ_ONCE(child->d_parent) != parent)
@@ -218,11 +218,13 @@ static int find_label_again(struct boesfs_view *view, struct dentry *dentry, boo
 	return label == -EAGAIN ? -EPERM : label;
 }
 
-static void fill_ctx(struct boesfs_call *call, const struct boesfs_view *view)
+static void fill_ctx(struct boesfs_call *call, const struct boesfs_view *view, u32 label)
 {
 	struct inode *inode = d_inode(call->dentry);
 	struct boesfs_ctx *ctx = &call->ctx;
 
+	call->name = NULL;
+	ctx->label = label;
 	ctx->table = view->epoch->table;
 	ctx->policy_id = view->sbi->policy->id;
 	ctx->instance = view->sbi->instance;
@@ -284,8 +286,6 @@ int boesfs_judge(struct boesfs_call *call)
 	verdict = -EPERM;
 	if (!ops)
 		goto out;
-	call->name = NULL;
-	fill_ctx(call, &view);
 	seq = raw_read_seqcount(&call->dentry->d_seq);
 	label = find_label_again(&view, call->dentry, &keep);
 	if (label < 0)
@@ -294,7 +294,7 @@ int boesfs_judge(struct boesfs_call *call)
 		verdict = 0;
 		goto out;
 	}
-	call->ctx.label = label;
+	fill_ctx(call, &view, label);
 	if (call->other) {
 		label = find_label_again(&view, call->other, &keep_other);
 		if (label < 0)
