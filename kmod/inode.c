@@ -28,6 +28,21 @@ static umode_t mode_of(const struct inode *lower, const struct vfsmount *mnt)
 	return mnt->mnt_flags & MNT_NOSUID && !S_ISDIR(mode) ? mode & ~(S_ISUID | S_ISGID) : mode;
 }
 
+/* Owner and group as the lower mount shows them: those of the lower file, unless it is idmapped. */
+static kuid_t uid_of(const struct inode *lower, struct mnt_idmap *idmap)
+{
+	if (likely(idmap == &nop_mnt_idmap))
+		return lower->i_uid;
+	return vfsuid_into_kuid(i_uid_into_vfsuid(idmap, lower));
+}
+
+static kgid_t gid_of(const struct inode *lower, struct mnt_idmap *idmap)
+{
+	if (likely(idmap == &nop_mnt_idmap))
+		return lower->i_gid;
+	return vfsgid_into_kgid(i_gid_into_vfsgid(idmap, lower));
+}
+
 /* Did anything that the VFS decides by change behind us? */
 bool boesfs_attr_stale(const struct inode *inode)
 {
@@ -36,15 +51,14 @@ bool boesfs_attr_stale(const struct inode *inode)
 
 	return READ_ONCE(inode->i_mode) != mode_of(lower, boesfs_sb(inode->i_sb)->lower) ||
 	       (lower->i_flags ^ inode->i_flags) & BOESFS_COPIED_FLAGS ||
-	       !vfsuid_eq_kuid(i_uid_into_vfsuid(idmap, lower), inode->i_uid) ||
-	       !vfsgid_eq_kgid(i_gid_into_vfsgid(idmap, lower), inode->i_gid);
+	       !uid_eq(uid_of(lower, idmap), inode->i_uid) ||
+	       !gid_eq(gid_of(lower, idmap), inode->i_gid);
 }
 
 /*
  * What the VFS looks at before it asks us follows the lower inode.
  *
- * Ids are what an idmapped lower mount shows. On a nosuid lower mount there are no set-id bits to
- * run with.
+ * On a nosuid lower mount there are no set-id bits to run with.
  */
 void boesfs_copy_attr(struct inode *inode)
 {
@@ -57,8 +71,8 @@ void boesfs_copy_attr(struct inode *inode)
 		inode_set_flags(inode, (lower->i_flags & BOESFS_COPIED_FLAGS) | S_NOSEC,
 				BOESFS_COPIED_FLAGS | S_NOSEC);
 	WRITE_ONCE(inode->i_mode, mode);
-	inode->i_uid = vfsuid_into_kuid(i_uid_into_vfsuid(idmap, lower));
-	inode->i_gid = vfsgid_into_kgid(i_gid_into_vfsgid(idmap, lower));
+	inode->i_uid = uid_of(lower, idmap);
+	inode->i_gid = gid_of(lower, idmap);
 	inode_set_atime_to_ts(inode, inode_get_atime(lower));
 	inode_set_mtime_to_ts(inode, inode_get_mtime(lower));
 	inode_set_ctime_to_ts(inode, inode_get_ctime(lower));
