@@ -50,11 +50,11 @@ NEWEST: list[str] = (
         *GROUPS["test_first"],
         "test_policy.test_every_operation_is_asked_with_the_documented_arguments",
         "test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",
-        "test_policy.test_the_new_name_of_a_directory_counts_for_all_below_it",
+        "test_labels.test_the_new_name_of_a_directory_counts_for_all_below_it",
         "test_generations.test_detaching_closes_everything_and_attaching_again_opens_it",
-        "test_files.test_names_behave_the_same",
-        "test_files.test_data_behaves_the_same",
-        "test_files.test_mappings_behave_the_same",
+        "test_names.test_names_behave_the_same",
+        "test_data.test_data_behaves_the_same",
+        "test_data.test_mappings_behave_the_same",
     ]
 )
 

@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from alike import FSCONFIG, FSMOUNT, FSOPEN, call, kernel_is_content
 from scene import Scene, opened, run
-from test_files import FSCONFIG, FSMOUNT, FSOPEN, call, kernel_is_content
 
 TRIES = 400
 ALLOWED = {errno.ENOMEM, errno.EFAULT, errno.EPERM, errno.ENOSPC, errno.EAGAIN, errno.EINTR, errno.ENOLCK}

@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from alike import STRESSORS, kernel_is_content
 from scene import SCALE, Scene, T, opened, parallel, run
-from test_files import STRESSORS, kernel_is_content
 from test_generations import flip_under_load
 
 FSX = """

@@ -155,6 +155,12 @@ def exchange_module(file: str) -> None:
     run("insmod", T / "boesfs.ko")
 
 
+def reload_module(*options: str) -> None:
+    """Anew with these parameters."""
+    remove_module()
+    run("insmod", T / "boesfs.ko", *options)
+
+
 def has_overlayfs() -> None:
     """As a module or built in."""
     if "overlay" not in Path("/proc/filesystems").read_text():
@@ -276,6 +282,19 @@ class Scene:
             policy.unload()
         run("chattr", "-R", "-ia", self.home, check=False)
         shutil.rmtree(self.home)
+
+
+def user_files(s: Scene) -> None:
+    """What uid 1000 may use."""
+    for path in (s.home, s.lower, s.upper):
+        os.chown(path, 1000, 1000)
+        os.chmod(path, 0o755)
+    (s.lower / "mine").write_text("mine")
+    os.chown(s.lower / "mine", 1000, 1000)
+    (s.lower / "roots").write_text("roots")
+    os.chmod(s.lower / "roots", 0o600)
+    (s.lower / "shut").write_text("shut")
+    os.chown(s.lower / "shut", 1000, 1000)
 
 
 def killed(status: int) -> bool:

@@ -20,9 +20,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scene import ALL, Scene, T, begin, bits, child, opened, refused, run, start
-from test_files import bound, call, inodes, kernel_is_content, link_fd, number_of, soon
-from test_policy import reload_module, user_files
+from alike import bound, call, inodes, kernel_is_content, link_fd, number_of, soon
+from scene import ALL, Scene, T, begin, bits, child, opened, refused, reload_module, run, start, user_files
 
 AT_FDCWD, AT_EMPTY_PATH, KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = -100, 0x1000, 1, 2, 0x10
 OPEN_TREE, MOVE_MOUNT, PIDFD_GETFD, MOUNT_SETATTR, FALLOCATE, MPROTECT, IOCTL = 428, 429, 438, 442, 285, 10, 16

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from alike import call, kernel_is_content, soon
 from scene import LIBC, PACE, Scene, begin, bits, child, meanwhile, opened, refused, run, start
 from test_bug_classes import MOUNT, capability
-from test_files import call, kernel_is_content, soon
 
 SECONDS = 3 * PACE
 SLOW = 400_000 * PACE  # microseconds that a verdict takes

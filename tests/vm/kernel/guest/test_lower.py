@@ -16,8 +16,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from scene import LIBC, Scene, bits, opened, refused, run, start
-from test_files import (
+from alike import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     EXCHANGE,
@@ -39,6 +38,7 @@ from test_files import (
     number_of,
     same,
 )
+from scene import LIBC, Scene, bits, opened, refused, run, start
 
 WHITEOUT = 4  # renameat2
 STATX, FACCESSAT2, BPF = 332, 439, 321
