@@ -193,14 +193,22 @@ static int boesfs_getattr(struct mnt_idmap *idmap, const struct path *path, stru
 			  u32 request, unsigned int flags)
 {
 	struct dentry *dentry = path->dentry;
-	struct path lower = boesfs_lower_path(dentry);
+	struct path lower_path = boesfs_lower_path(dentry);
+	struct inode *lower = d_inode(lower_path.dentry);
+	struct mnt_idmap *lower_idmap = boesfs_lower_idmap(dentry->d_sb);
 	int err = boesfs_check(dentry, BOESFS_OP_GETATTR, 0, 0, 0, 0);
 
 	if (err)
 		return err;
-	err = vfs_getattr_nosec(&lower, stat, request, flags);
+	/* vfs_getattr_nosec() prepares all of *stat, and has done so for ours */
+	if (lower->i_op->getattr)
+		err = lower->i_op->getattr(lower_idmap, &lower_path, stat, request, flags);
+	else
+		generic_fillattr(lower_idmap, request, lower, stat);
 	if (err)
 		return err;
+	if (IS_DAX(lower))
+		stat->attributes |= STATX_ATTR_DAX;
 	stat->dev = dentry->d_sb->s_dev;
 	if (unlikely(i_size_read(d_inode(dentry)) != stat->size))
 		boesfs_copy_attr(d_inode(dentry));

@@ -377,7 +377,8 @@ static int boesfs_fill_super(struct super_block *sb, struct fs_context *fc)
 	sb->s_time_gran = lower->s_time_gran;
 	sb->s_time_min = lower->s_time_min;
 	sb->s_time_max = lower->s_time_max;
-	sb->s_flags |= lower->s_flags & SB_POSIXACL; /* who has ACLs applies the umask itself */
+	/* who has ACLs applies the umask itself; who has no access times does not tell them */
+	sb->s_flags |= lower->s_flags & (SB_POSIXACL | SB_NOATIME);
 	if (mnt->mnt_flags & MNT_READONLY || sb_rdonly(lower))
 		sb->s_flags |= SB_RDONLY;
 	if (mnt->mnt_flags & MNT_NODEV || lower->s_iflags & SB_I_NODEV)

@@ -133,7 +133,7 @@ static int cmd_load(int argc, char **argv)
 
 static int cmd_unload(int argc, char **argv)
 {
-	static const char *const pins[] = { "link", "names", "rules", "records", "counters", "trusted", "replace", "" };
+	static const char *const pins[] = { "link", "names", "short_names", "rules", "records", "counters", "trusted", "replace", "" };
 	size_t i;
 
 	for (i = 0; i < sizeof(pins) / sizeof(*pins) - 1; i++)
@@ -230,9 +230,10 @@ static int cmd_flip(int argc, char **argv)
 	return 0;
 }
 
-static void add_name(int fd, __u32 parent, const char *component, __u32 label)
+static void add_name(const char *name, __u32 parent, const char *component, __u32 label)
 {
 	size_t length = strlen(component), chunk, chunks = (length + BOESFS_KEY_NAME - 1) / BOESFS_KEY_NAME;
+	int fd = map_of(name, length <= TEST_SHORT_NAME ? "short_names" : "names");
 	__u32 from = parent;
 
 	for (chunk = 0; chunk < chunks; chunk++) {
@@ -244,11 +245,12 @@ static void add_name(int fd, __u32 parent, const char *component, __u32 label)
 			die("name");
 		from = to;
 	}
+	close(fd);
 }
 
 static int cmd_name(int argc, char **argv)
 {
-	add_name(map_of(argv[0], "names"), strtoul(argv[1], NULL, 0), argv[2], strtoul(argv[3], NULL, 0));
+	add_name(argv[0], strtoul(argv[1], NULL, 0), argv[2], strtoul(argv[3], NULL, 0));
 	return 0;
 }
 
@@ -315,7 +317,7 @@ static int cmd_trust(int argc, char **argv)
 static int cmd_many(int argc, char **argv)
 {
 	__u32 table = strtoul(argv[1], NULL, 0), i, count = strtoul(argv[2], NULL, 0);
-	int names = map_of(argv[0], "names"), rules = map_of(argv[0], "rules");
+	int rules = map_of(argv[0], "rules");
 	struct test_rule rule = { .deny = 1ULL << BOESFS_OP_UNLINK };
 
 	for (i = 0; i < count; i++) {
@@ -323,7 +325,7 @@ static int cmd_many(int argc, char **argv)
 		char component[32];
 
 		snprintf(component, sizeof(component), "unused-%u", i);
-		add_name(names, table << TEST_TABLE_SHIFT, component, label);
+		add_name(argv[0], table << TEST_TABLE_SHIFT, component, label);
 		if (bpf_map_update_elem(rules, &label, &rule, 0))
 			die("rule");
 	}
