@@ -30,12 +30,13 @@ struct boesfs_ctx;
  *	0; the components of a mount's at= are asked for first. Optional: without it all labels are
  *	0.
  *	Return: the label, 0 to BOESFS_LABEL_MAX; below 0: everything at and below this name is
- *	denied. If @flags has BOESFS_CACHE, what it puts into ctx->allow is allowed to everybody,
- *	and check() is not asked for it: a name that no rule restricts costs one call.
+ *	denied. If @flags has BOESFS_CACHE, what it puts into ctx->allow is allowed to everybody:
+ *	check() need not be asked for it, so a name that no rule restricts costs one call, and has
+ *	to say the same when it is (while names move, or the policy is replaced).
  * @check: Decide an operation. @ctx tells operation, object and caller. Asked at each operation,
  *	but if @flags has BOESFS_CACHE, what was allowed is not asked for again on the same dentry
  *	in the same generation: the operation itself, unless check() sets BOESFS_NOCACHE or it is
- *	SETATTR, IOCTL, LOCK or ACCESS; and whatever check() put into ctx->allow. LINK and RENAME
+ *	SETATTR, IOCTL, LOCK, ACCESS or SYMLINK; and whatever check() put into ctx->allow. LINK and RENAME
  *	are always asked.
  *	Return: 0 to allow, -errno to deny; what is neither denies with EPERM.
  * @flags: enum boesfs_program_flag.

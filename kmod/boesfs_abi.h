@@ -137,11 +137,11 @@ enum boesfs_string {
  * @tid:	the caller's thread id, in the initial PID namespace
  * @flags:	written by the program: enum boesfs_verdict_flag
  * @arg:	the operation's arguments
- * @allow:	written by the program: operations (1 << enum boesfs_op) that it allows on this
- *		name for as long as the policy is not replaced, whatever their arguments, whoever
- *		calls, and whatever the name stands for: also on a file that is made there later.
- *		It is not asked for them again. LINK and RENAME are always asked: they have two
- *		objects.
+ * @allow:	written by the program, in label() and check(), and heeded if it has BOESFS_CACHE:
+ *		operations (1 << enum boesfs_op) that it knows, and allows on this name for as long
+ *		as the policy is not replaced, whatever their arguments, whoever calls, and
+ *		whatever the name stands for: also on a file that is made there later. It need not
+ *		be asked for them again. LINK and RENAME are always asked: they have two objects.
  */
 struct boesfs_ctx {
 	__u32 op;

@@ -200,7 +200,10 @@ static int boesfs_getattr(struct mnt_idmap *idmap, const struct path *path, stru
 
 	if (err)
 		return err;
-	/* vfs_getattr_nosec() prepares all of *stat, and has done so for ours */
+	/*
+	 * vfs_getattr_nosec() has prepared *stat for ours; what it would say of the lower inode
+	 * itself is said here and by the superblock's flags.
+	 */
 	if (lower->i_op->getattr)
 		err = lower->i_op->getattr(lower_idmap, &lower_path, stat, request, flags);
 	else
@@ -465,9 +468,10 @@ static bool instantiate_dir(struct dentry *dentry, struct inode *inode)
 
 /*
  * The lower dentry has become positive: so does ours. With the lower directory locked nobody removes
- * it before; who does so later removes what was made.
+ * it before; who does so later removes what was made. OTHER: the inode that it is one more name of,
+ * or NULL.
  */
-static int instantiate(struct inode *dir, struct dentry *dentry)
+static int instantiate(struct inode *dir, struct dentry *dentry, struct inode *other)
 {
 	struct boesfs_dentry *bd = boesfs_dentry(dentry);
 	struct inode *inode;
@@ -478,9 +482,14 @@ static int instantiate(struct inode *dir, struct dentry *dentry)
 		d_drop(dentry);
 		return 0;
 	}
-	inode = boesfs_iget(dir->i_sb, d_inode(bd->lower));
-	if (IS_ERR(inode))
-		return PTR_ERR(inode);
+	if (other && boesfs_lower_inode(other) == d_inode(bd->lower)) {
+		ihold(other);
+		inode = other;
+	} else {
+		inode = boesfs_iget(dir->i_sb, d_inode(bd->lower));
+		if (IS_ERR(inode))
+			return PTR_ERR(inode);
+	}
 	WRITE_ONCE(bd->lower_seq, BOESFS_NOT_COMPARED);
 	if (!S_ISDIR(inode->i_mode)) {
 		d_instantiate(dentry, inode);
@@ -529,7 +538,7 @@ static int make(struct inode *dir, struct dentry *dentry, enum boesfs_kind kind,
 		break;
 	}
 	if (!err)
-		err = instantiate(dir, dentry);
+		err = instantiate(dir, dentry, NULL);
 	boesfs_end_change(dentry);
 	unlock_lower_parent(parent);
 out:
@@ -582,7 +591,7 @@ int boesfs_make_dir(struct inode *dir, struct dentry *dentry, umode_t mode)
 		if (IS_ERR(parent)) {
 			d_drop(dentry); /* made, and moved already */
 		} else {
-			err = instantiate(dir, dentry);
+			err = instantiate(dir, dentry, NULL);
 			unlock_lower_parent(parent);
 		}
 	}
@@ -671,7 +680,7 @@ static int boesfs_link(struct dentry *old, struct inode *dir, struct dentry *den
 		       boesfs_lower_dentry(dentry), NULL);
 	if (!err) {
 		boesfs_copy_attr(d_inode(old));
-		err = instantiate(dir, dentry);
+		err = instantiate(dir, dentry, d_inode(old));
 	}
 	boesfs_end_change(dentry);
 	unlock_lower_parent(parent);

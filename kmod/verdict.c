@@ -20,7 +20,7 @@
  */
 #define BOESFS_NOT_KEPT                                                                    \
 	(BIT_ULL(BOESFS_OP_SETATTR) | BIT_ULL(BOESFS_OP_IOCTL) | BIT_ULL(BOESFS_OP_LOCK) | \
-	 BIT_ULL(BOESFS_OP_ACCESS))
+	 BIT_ULL(BOESFS_OP_ACCESS) | BIT_ULL(BOESFS_OP_SYMLINK))
 
 enum { LABEL_TRIES = 64 }; /* renames that one lookup of a label may meet */
 

@@ -562,6 +562,20 @@ def test_what_is_always_asked_is_asked_in_spite_of_a_cached_verdict(s: Scene) ->
                 assert policy.counters()["checks"] >= 1
 
 
+def test_a_symlink_is_judged_by_its_target_also_where_one_has_failed(s: Scene) -> None:
+    lower = s.home / "small"
+    lower.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "nr_inodes=1", "small", lower)
+    s.mounts.append(lower)
+    policy = s.policy()
+    policy.rule("/link", record=bits("symlink"))
+    up = s.mount(lower)
+    for target in ("first", "second"):
+        with refused(errno.ENOSPC):
+            (up / "link").symlink_to(target)
+    assert [record["string"] for record in policy.records()] == ["first", "second"]
+
+
 def test_a_chown_that_changes_nothing_takes_no_set_id_bits_behind_the_policy(s: Scene) -> None:
     (s.lower / "file").touch()
     os.chmod(s.lower / "file", 0o6755)

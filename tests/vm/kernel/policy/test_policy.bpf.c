@@ -97,7 +97,9 @@ static void pass_time(__u32 microseconds)
 /* Operations on objects of this label that are allowed to everybody. */
 static __u64 open_to_all(struct test_rule *rule)
 {
-	return rule ? ~(rule->deny | rule->nocache | rule->record) : ~0ULL;
+	__u64 known = (1ULL << BOESFS_OP_NR) - 1;
+
+	return rule ? known & ~(rule->deny | rule->nocache | rule->record) : known;
 }
 
 static int labelled(struct boesfs_ctx *bc, __u32 label)
