@@ -294,17 +294,6 @@ static void drop_privileges(struct dentry *dentry, struct iattr *below)
 		below->ia_valid |= ATTR_FORCE;
 }
 
-/* Asked before the owner is, as notify_change() does: of the lower mount and filesystem, not of ours. */
-static bool can_own(const struct dentry *dentry, const struct iattr *attr)
-{
-	struct mnt_idmap *idmap = boesfs_lower_idmap(dentry->d_sb);
-	struct user_namespace *fs = boesfs_sb(dentry->d_sb)->lower->mnt_sb->s_user_ns;
-
-	return !(attr->ia_valid & ATTR_UID &&
-		 !vfsuid_has_fsmapping(idmap, fs, attr->ia_vfsuid)) &&
-	       !(attr->ia_valid & ATTR_GID && !vfsgid_has_fsmapping(idmap, fs, attr->ia_vfsgid));
-}
-
 static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
 {
 	struct dentry *lower = boesfs_lower_dentry(dentry);
@@ -315,8 +304,6 @@ static int boesfs_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct
 	inode_set_flags(d_inode(dentry), S_NOSEC, S_NOSEC); /* notify_change() took it */
 	if (err)
 		return err;
-	if (!can_own(dentry, attr))
-		return -EOVERFLOW;
 	below.ia_valid &= ~ATTR_OPEN;
 	if (below.ia_valid & ATTR_FILE)
 		below.ia_file = attr->ia_file->private_data;

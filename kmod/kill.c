@@ -9,8 +9,8 @@
 #include "kfuncs.h"
 
 /*
- * A sandbox is a PID namespace: with its init ends the whole instance. The host's own init is never
- * meant.
+ * A sandbox is a PID namespace: with its init ends the whole instance. The host's own init takes no
+ * SIGKILL.
  */
 static void kill_process(struct task_struct *task)
 {
@@ -20,7 +20,7 @@ static void kill_process(struct task_struct *task)
 		return;
 	rcu_read_lock();
 	ns = task_active_pid_ns(task);
-	if (ns && ns != &init_pid_ns)
+	if (ns)
 		kill_pid(find_pid_ns(1, ns), SIGKILL, 1);
 	kill_pid(task_tgid(task), SIGKILL, 1);
 	rcu_read_unlock();

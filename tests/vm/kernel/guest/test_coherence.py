@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -232,6 +233,16 @@ def test_names_made_through_two_mounts_at_once(s: Scene) -> None:
 
         parallel([lambda d=d, race=race: race(d) for d in (one, two, s.lower, one, two)])
         assert sorted((s.lower / f"f{n}").read_bytes()) == sorted(b"xxxxx!")
+
+
+def test_what_is_executed_below_is_cut_only_if_the_kernel_lets_it(s: Scene) -> None:
+    s.policy()
+    up = s.mount()
+    shutil.copy("/usr/bin/sleep", s.lower / "sleep")
+    with subprocess.Popen([s.lower / "sleep", "60"]) as process:
+        through, below = (number_of(lambda base=base: os.truncate(base / "sleep", 4096)) for base in (up, s.lower))
+        process.kill()
+    assert through == below
 
 
 def test_changes_behind_the_mount_are_seen(s: Scene) -> None:

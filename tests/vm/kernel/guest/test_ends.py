@@ -316,7 +316,9 @@ def test_what_happens_below_while_a_name_is_judged_is_seen_before_anything_is_do
         ("a new", (up / "a").unlink, replaced, 0, {}),
         ("a b z", lambda: (up / "a").rename(up / "z"), taken, 0, {"y": "z", "z": "a"}),
         ("a b", no_replace, lambda: (low / "b").rename(low / "z"), errno.EEXIST, {"a": "a", "z": "b"}),
+        ("a", no_replace, lambda: (low / "z").write_text("new"), errno.EEXIST, {"a": "a", "z": "new"}),
         ("b", lambda: os.open(up / "a", os.O_CREAT | os.O_RDWR), lambda: (low / "b").rename(low / "a"), 0, {"a": "b"}),
+        ("", lambda: os.open(up / "a", os.O_CREAT | os.O_RDWR), lambda: (low / "a").write_text("new"), 0, {"a": "new"}),
     )
     for number, (names, work, behind, wanted, left) in enumerate(cases):
         (low / "d").mkdir()

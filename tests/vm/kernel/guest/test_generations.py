@@ -412,6 +412,25 @@ def test_a_verdict_under_way_is_not_kept_for_the_next_generation(s: Scene) -> No
     assert policy.counters()["mixed"] == 0
 
 
+def test_a_label_under_way_does_not_take_the_place_of_a_newer(s: Scene) -> None:
+    tree(s.lower)
+    policy = s.policy()
+    policy.rule("/d/file", 1, slow_label=300000 * PACE)
+    policy.rule("/d", 2, deny=bits("unlink"))
+    policy.do("replace", 1, 1)
+    up = s.mount(policy="test", policy_id=1)
+    os.stat(up / "d/file")  # a name that is new would be looked up with its directory locked
+    policy.bump()
+    pid = begin(lambda: os.stat(up / "d/file"))
+    time.sleep(0.1)
+    policy.do("replace", 1, 2)
+    os.stat(up / "d/file")
+    policy.counters()
+    assert os.waitpid(pid, os.WNOHANG)[0] == 0, "the label came too early for this test"
+    assert os.waitpid(pid, 0)[1] == 0  # its getattr goes by the new label
+    assert policy.counters()["labels"] == 0, "what was known of the new generation was forgotten"
+
+
 def load(up: Path, number: int, report: int) -> None:
     """What each subtree says, counted per outcome, until SIGTERM."""
     outcomes: dict[str, dict[str, int]] = {"a": {}, "b": {}}

@@ -485,6 +485,52 @@ def test_a_label_of_a_name_that_moved_meanwhile_is_not_kept(s: Scene) -> None:
                 os.open(up / "shut" / what / inner, os.O_RDONLY)
 
 
+def test_a_label_of_a_file_that_was_renamed_meanwhile_is_not_kept(s: Scene) -> None:
+    """label() takes its time; the file is renamed on the mount before its answer for the old name is in."""
+    for name in ("open", "shut"):
+        (s.lower / name).mkdir()
+    (s.lower / "open/file").touch()
+    policy = s.policy()
+    policy.rule("/open/file", slow_label=300000 * PACE)
+    policy.rule("/shut", deny=bits("open"))
+    up = s.mount()
+    os.stat(up / "shut")
+    os.stat(up / "open/file")  # a name that is new would be looked up with its directory locked
+    policy.bump()
+    pid = begin(lambda: os.open(up / "open/file", os.O_RDONLY))
+    time.sleep(0.1)
+    policy.rule("/open/file", slow_label=0)  # who renames it does not wait
+    (up / "open/file").rename(up / "shut/file")
+    assert os.waitpid(pid, os.WNOHANG)[0] == 0, "the label came too early for this test"
+    os.waitpid(pid, 0)
+    for _ in range(2):
+        with refused():
+            os.open(up / "shut/file", os.O_RDONLY)
+
+
+def test_a_file_that_left_a_directory_meanwhile_has_no_label_of_it(s: Scene) -> None:
+    """label() takes its time for the directory of an open file; the file has another when the answer is in."""
+    (s.lower / "open/dir").mkdir(parents=True)
+    (s.lower / "shut").mkdir()
+    (s.lower / "open/dir/file").write_text("content")
+    policy = s.policy()
+    policy.rule("/open/dir", slow_label=300000 * PACE)
+    policy.rule("/shut", deny=bits("read"))
+    up = s.mount()
+    os.stat(up / "shut")
+    with opened(up / "open/dir/file", os.O_RDONLY) as fd:
+        policy.bump()
+        pid = begin(lambda: os.read(fd, 10))
+        time.sleep(0.1)
+        policy.rule("/open/dir", slow_label=0)  # who renames does not wait
+        (up / "open/dir/file").rename(up / "shut/file")
+        assert os.waitpid(pid, os.WNOHANG)[0] == 0, "the label came too early for this test"
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1, "it was read by the old name"
+        for _ in range(2):
+            with refused():
+                os.read(fd, 10)
+
+
 def test_names_that_are_exchanged_all_the_time_never_lead_to_what_is_denied(s: Scene) -> None:
     """Links to an open and to a shut place, and a directory with a link to the shut one, change places."""
     for name in ("open", "shut"):

@@ -562,6 +562,17 @@ def test_what_is_always_asked_is_asked_in_spite_of_a_cached_verdict(s: Scene) ->
                 assert policy.counters()["checks"] >= 1
 
 
+def test_who_may_not_open_a_program_does_not_run_it(s: Scene) -> None:
+    for name in ("closed", "open"):
+        shutil.copy("/usr/bin/true", s.lower / name)
+    policy = s.policy()
+    policy.rule("/closed", deny=bits("open"))
+    up = s.mount()
+    run(up / "open")
+    with refused():
+        subprocess.run([up / "closed"], check=False)
+
+
 def test_a_symlink_is_judged_by_its_target_also_where_one_has_failed(s: Scene) -> None:
     lower = s.home / "small"
     lower.mkdir()

@@ -8,12 +8,6 @@ int BPF_PROG(label, struct boesfs_ctx *bc)
 	return 0;
 }
 
-SEC("struct_ops/check")
-int BPF_PROG(check, struct boesfs_ctx *bc)
-{
-	return bc->op == BOESFS_OP_STATFS ? -1 : 0;
-}
-
 SEC(".struct_ops.link")
 struct boesfs_policy_ops policy = {
 	.label = (void *)label,
