@@ -36,8 +36,8 @@ struct boesfs_ctx;
  * @check: Decide an operation. @ctx tells operation, object and caller. Asked at each operation,
  *	but if @flags has BOESFS_CACHE, what was allowed is not asked for again on the same dentry
  *	in the same generation: the operation itself, unless check() sets BOESFS_NOCACHE or it is
- *	SETATTR, IOCTL, LOCK, ACCESS or SYMLINK; and whatever check() put into ctx->allow. LINK and RENAME
- *	are always asked.
+ *	SETATTR, IOCTL, LOCK, ACCESS or SYMLINK; and whatever check() put into ctx->allow. LINK and
+ *	RENAME are always asked.
  *	Return: 0 to allow, -errno to deny; what is neither denies with EPERM.
  * @flags: enum boesfs_program_flag.
  * @name: What the mount option policy= says. One program per name; BPF_LINK_UPDATE replaces it

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import mmap
 import os
-import select
 import shutil
 import signal
 import stat
@@ -781,11 +780,6 @@ def test_functions_for_programs_keep_their_promises_whatever_they_are_called_wit
 
 
 # ---------------------------------------------------------------- the end of who is not suffered
-
-
-def wait_for(pipe: int, seconds: float = 10) -> bytes:
-    """A byte from a child."""
-    return os.read(pipe, 1) if select.select([pipe], [], [], seconds)[0] else b""
 
 
 def test_a_kill_ends_the_whole_thread_group(s: Scene) -> None:
