@@ -38,7 +38,7 @@ ASKED_BY = {  # which tests notice, by file
         "test_policy.test_every_operation_is_asked_with_the_documented_arguments",
         "test_policy.test_a_mapping_that_may_not_become_writable_kills_nobody",
         "test_policy.test_who_may_not_open_a_program_does_not_run_it",
-        "test_labels.test_deduplication_tells_what_is_there_so_it_needs_reading",
+        "test_policy.test_deduplication_tells_what_is_there_so_it_needs_reading",
     ],
     "inode.c": [
         "test_policy.test_every_operation_is_denied_as_the_policy_says_and_nothing_changes_below",

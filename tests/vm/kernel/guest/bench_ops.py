@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scene import Policy, Scene, bits, has_overlayfs, run
+from scene import BY_CHECK, BY_LABEL, Policy, Scene, bits, has_overlayfs, run
 
 ROUNDS = 5
 MEASURES = {"read4k": 1000, "write4k": 1000, "stat": 1000, "open-close": 1000, "create-unlink": 300,
@@ -39,7 +39,7 @@ class Subjects:
         self.directories: dict[str, Path] = {}
         self.words: dict[str, list[str]] = {}
         prepare(s.lower)
-        policy = s.policy(advance=True)
+        policy = s.policy(advance=BY_LABEL | BY_CHECK)
         policy.do("many", 0, RULES)
         policy.rule("/never/there", deny=bits("open"))
         self._add("native", s.lower)
@@ -88,7 +88,7 @@ def operations(s: Scene) -> None:
 def new_objects(s: Scene) -> None:
     """The first stat of a name on a mount; the lower directory's own names are known."""
     run("/t/fsbench", "-p", FIRST, s.lower)
-    policy = s.policy(advance=True)
+    policy = s.policy(advance=BY_LABEL | BY_CHECK)
     policy.do("many", 0, RULES)
     timed(s, "first-stat-warm", "native", "/t/fsbench", "-n", FIRST, "first-stat", s.lower)
     for _ in range(ROUNDS):
@@ -107,7 +107,7 @@ def rules(s: Scene) -> None:
     run("/t/fsbench", "-p", FIRST, s.lower)
     policies: dict[str, Policy] = {}
     for count in (10, 100_000):
-        policies[f"rules-{count}"] = policy = s.policy(f"rules{count}", advance=True)
+        policies[f"rules-{count}"] = policy = s.policy(f"rules{count}", advance=BY_LABEL | BY_CHECK)
         policy.do("many", 0, count)
     for _ in range(ROUNDS):
         for name, policy in policies.items():

@@ -25,6 +25,7 @@ ABI |= {name: 1 << int(bit) for name, bit in re.findall(r"(BOESFS_\w+) = 1 << (\
 OPS = {name.removeprefix("BOESFS_OP_").lower(): number for name, number in ABI.items() if name.startswith("BOESFS_OP_")}
 OP_NAMES = {number: name for name, number in OPS.items() if name != "nr"}
 SCALE = int(os.environ.get("BOESFS_SCALE", "1"))
+BY_LABEL, BY_CHECK = 1, 2  # enum test_in_advance
 PACE = 10 if Path("/sys/kernel/debug/kmemleak").exists() else 1  # a kernel for debugging takes its time
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -170,10 +171,11 @@ def has_overlayfs() -> None:
 class Policy:
     """A policy program under the tests' rules. Nodes are numbers; a label is table << 20 | node."""
 
-    def __init__(self, name: str = "test", flags: int | None = None, *, advance: bool = False) -> None:
+    def __init__(self, name: str = "test", flags: int | None = None, *, advance: int = 0) -> None:
         self.name = name
         self.nodes = 0
-        run(LOADER, "load", name, OBJECT, -1 if flags is None else flags, *(["advance"] if advance else []))
+        self.known: dict[tuple[int, str], int] = {}  # (label, component): label
+        run(LOADER, "load", name, OBJECT, -1 if flags is None else flags, advance)
 
     def do(self, verb: str, *args: object, check: bool = True) -> str:
         """A verb of the loader."""
@@ -186,11 +188,10 @@ class Policy:
             self.nodes += 6  # a long name takes several
             label = table << 20 | (self.nodes if node is None or component != path.rsplit("/", 1)[-1] else node)
             key = (here, component)
-            known = self.__dict__.setdefault("known", {})
-            if key not in known:
+            if key not in self.known:
                 self.do("name", here, component, label)
-                known[key] = label
-            here = known[key]
+                self.known[key] = label
+            here = self.known[key]
         return here
 
     def rule(self, path: str, table: int = 0, **fields: int) -> int:
@@ -244,8 +245,8 @@ class Scene:
         self.policies: list[Policy] = []
         self.values: dict[str, Any] = {}
 
-    def policy(self, name: str = "test", flags: int | None = None, *, advance: bool = False) -> Policy:
-        """Load the test policy. With ADVANCE it allows at once whatever it will ever allow on an object."""
+    def policy(self, name: str = "test", flags: int | None = None, *, advance: int = 0) -> Policy:
+        """Load the test policy. ADVANCE: BY_LABEL, BY_CHECK; all that is ever allowed on an object is, at once."""
         policy = Policy(name, flags, advance=advance)
         self.policies.append(policy)
         return policy

@@ -5,7 +5,7 @@ import errno
 import os
 import shutil
 
-from scene import OPS, Scene, bits, child, refused, run
+from scene import BY_CHECK, BY_LABEL, OPS, Scene, bits, child, refused, run
 
 
 def test_a_file_is_read_written_and_removed_through_the_mount(s: Scene) -> None:
@@ -39,7 +39,7 @@ def test_what_a_rule_denies_is_denied_and_the_rest_goes_on(s: Scene) -> None:
 
 def test_what_is_allowed_in_advance_is_not_asked_for_again(s: Scene) -> None:
     (s.lower / "f").write_text("hello")
-    policy = s.policy(advance=True)
+    policy = s.policy(advance=BY_CHECK)
     policy.rule("/f", deny=bits("unlink"))
     up = s.mount()
     (up / "f").stat()
@@ -62,7 +62,7 @@ def test_what_a_label_allows_is_not_asked_for(s: Scene) -> None:
     files[0].parent.mkdir()
     for file in files:
         file.write_text("hello")
-    policy = s.policy(advance=True)
+    policy = s.policy(advance=BY_LABEL)
     policy.rule("/dir/closed", deny=bits("read"))
     up = s.mount()
     up.stat()  # the root of the sandbox has no name to be judged by
@@ -86,7 +86,7 @@ def test_what_a_label_allows_is_not_asked_for(s: Scene) -> None:
 
 def test_what_a_label_allows_is_asked_for_by_a_program_that_keeps_nothing(s: Scene) -> None:
     (s.lower / "f").write_text("hello")
-    policy = s.policy(flags=0, advance=True)
+    policy = s.policy(flags=0, advance=BY_LABEL)
     up = s.mount()
     (up / "f").stat()
     policy.counters()

@@ -3,9 +3,7 @@
 
 import contextlib
 import errno
-import fcntl
 import os
-import struct
 import time
 from pathlib import Path
 
@@ -406,18 +404,6 @@ def racing(s: Scene, seconds: float, *, directory: bool, behind: Path | None = N
             os.close(os.open(up / "open" / inner, os.O_RDONLY))
             moves += 1
     assert not seen, f"{seen} times opened by a name that is denied, in {moves} moves"
-
-
-def test_deduplication_tells_what_is_there_so_it_needs_reading(s: Scene) -> None:
-    for name in ("f", "g"):
-        (s.lower / name).write_bytes(bytes(4096))
-    policy = s.policy()
-    policy.rule("/g", deny=bits("read"))
-    up = s.mount()
-    with opened(up / "f") as source, opened(up / "g", os.O_WRONLY) as target:
-        request = bytearray(struct.pack("QQHHIqQQiI", 0, 4096, 1, 0, 0, target, 0, 0, 0, 0))
-        fcntl.ioctl(source, 0xC0189436, request)  # FIDEDUPERANGE
-    assert struct.unpack("QQHHIqQQiI", request)[8] == -errno.EPERM
 
 
 def test_a_file_that_moves_to_and_fro_is_never_opened_by_its_denied_name(s: Scene) -> None:

@@ -586,6 +586,18 @@ def test_a_symlink_is_judged_by_its_target_also_where_one_has_failed(s: Scene) -
     assert [record["string"] for record in policy.records()] == ["first", "second"]
 
 
+def test_deduplication_tells_what_is_there_so_it_needs_reading(s: Scene) -> None:
+    for name in ("f", "g"):
+        (s.lower / name).write_bytes(bytes(4096))
+    policy = s.policy()
+    policy.rule("/g", deny=bits("read"))
+    up = s.mount()
+    with opened(up / "f") as source, opened(up / "g", os.O_WRONLY) as target:
+        request = bytearray(struct.pack("QQHHIqQQiI", 0, 4096, 1, 0, 0, target, 0, 0, 0, 0))
+        fcntl.ioctl(source, 0xC0189436, request)  # FIDEDUPERANGE
+    assert struct.unpack("QQHHIqQQiI", request)[8] == -errno.EPERM
+
+
 def test_a_chown_that_changes_nothing_takes_no_set_id_bits_behind_the_policy(s: Scene) -> None:
     (s.lower / "file").touch()
     os.chmod(s.lower / "file", 0o6755)

@@ -2,7 +2,7 @@
 /*
  * loader: the tests' hand on policy programs. Everything is pinned below /sys/fs/bpf/NAME.
  *
- *   loader load NAME OBJECT [FLAGS [advance]]	load, attach, pin; -1 for the object's own flags
+ *   loader load NAME OBJECT [FLAGS [IN_ADVANCE]]	load, attach, pin; -1 for the object's own flags
  *   loader unload NAME				unpin all: detaches
  *   loader update NAME [OBJECT]		BPF_LINK_UPDATE, with the same map if there is no OBJECT
  *   loader updateto NAME OTHER			BPF_LINK_UPDATE with the map of another name
@@ -107,7 +107,7 @@ static struct bpf_map *ops_of(struct bpf_object *object)
 
 static int cmd_load(int argc, char **argv)
 {
-	struct bpf_object *object = load(argv[1], argv[0], argc > 2 ? atol(argv[2]) : -1, argc > 3);
+	struct bpf_object *object = load(argv[1], argv[0], argc > 2 ? atol(argv[2]) : -1, argc > 3 ? atoi(argv[3]) : 0);
 	struct bpf_program *program;
 	struct bpf_link *link;
 	struct bpf_map *map;

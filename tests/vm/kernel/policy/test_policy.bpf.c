@@ -20,7 +20,7 @@ struct boesfs_policy_ops {
 
 #define EPERM 1
 
-const volatile __u32 in_advance;	/* an object's operations are allowed all at once */
+const volatile __u32 in_advance;	/* enum test_in_advance */
 
 extern int boesfs_ctx_string(struct boesfs_ctx *ctx, u32 which, char *buf, u32 buf__sz) __ksym;
 extern char *boesfs_name_key(struct boesfs_ctx *ctx, u32 label, u32 chunk, const int rdwr_buf_size) __ksym;
@@ -108,7 +108,7 @@ static int labelled(struct boesfs_ctx *bc, __u32 label)
 
 	if (rule)
 		pass_time(rule->slow_label);
-	if (in_advance)
+	if (in_advance & TEST_BY_LABEL)
 		bc->allow = open_to_all(rule);
 	return label;
 }
@@ -209,7 +209,7 @@ int BPF_PROG(test_check, struct boesfs_ctx *bc)
 	count(TEST_CHECKS_ASKED);
 	if (is_of_another(label, bc) || is_of_another(bc->other_label, bc))
 		count(TEST_MIXED);
-	if (in_advance)
+	if (in_advance & TEST_BY_CHECK)
 		bc->allow = open_to_all(rule);
 	if (!rule)
 		return 0;

@@ -4,6 +4,8 @@
 #define TEST_POLICY_H
 
 enum test_limits { TEST_NAMES = 200000, TEST_LABELS = 200000, TEST_TABLE_SHIFT = 20, TEST_PATH = 256 };
+/* Which of the two callbacks allows an object's operations all at once. */
+enum test_in_advance { TEST_BY_LABEL = 1, TEST_BY_CHECK = 2 };
 /* The longest name that fits into a key of 32 bytes. */
 enum test_short { TEST_SHORT_KEY = 32, TEST_SHORT_NAME = TEST_SHORT_KEY - 6 };
 
