@@ -59,9 +59,18 @@ NEWEST: list[str] = (
 )
 
 
+def chosen(session: pytest.Session) -> set[str]:
+    """The machines that the chosen tests want."""
+    items = [item for item in session.items if isinstance(item, pytest.Function) and "runs" in item.fixturenames]
+    newest = {"newest" for item in items if item.originalname == "test_in_the_newest_kernel"}
+    params = [item.callspec.params for item in items if item.originalname != "test_in_the_newest_kernel"]
+    return newest | {str(value).partition(".")[0] for param in params for value in param.values()}
+
+
 @pytest.fixture(scope="session")
-def runs() -> dict[str, Run]:
+def runs(request: pytest.FixtureRequest) -> dict[str, Run]:
     """A machine per module of tests."""
+    wanted = chosen(request.session)
     build()
     extra = {}
     if FULL:
@@ -72,7 +81,8 @@ def runs() -> dict[str, Run]:
     def on(name: str) -> Kernel:
         return debug or kernels()[name == "newest"]
 
-    return boot_all({**GROUPS, **({"newest": NEWEST} if NEWEST else {})}, on, extra, DEADLINE)
+    groups = {**GROUPS, **({"newest": NEWEST} if NEWEST else {})}
+    return boot_all({name: tests for name, tests in groups.items() if name in wanted}, on, extra, DEADLINE)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,7 @@ NEWEST = PLACE / "newest"
 GUEST = PLACE / "guest"
 BUILDER = PLACE / "builder"
 DEBUG_CONFIG = KERNEL / "debug.config"
-SOURCE, DEBUG_TREE = "/usr/src/linux", "/usr/src/debug"  # in the builder
+SOURCE, DEBUG_TREE, SMALLEST = "/usr/src/linux", "/usr/src/debug", "/usr/src/smallest"  # in the builder
 FLAVOUR = "cloud-amd64"  # ext4 and NVMe are built in: no initrd
 WORKSHOP_PACKAGES = (
     *(f"linux-headers-{FLAVOUR}", f"linux-image-{FLAVOUR}", "gcc", "make", "libc6-dev", "clang", "llvm", "bpftool"),
@@ -182,6 +182,21 @@ def build_debug_kernel() -> Kernel:
         stamp.write_text(wanted)
     release = (tree / "include/config/kernel.release").read_text().strip()
     return Kernel(release, BUILDER, DEBUG_TREE, tree / "arch/x86/boot/bzImage", tree / "no-modules")
+
+
+def prepare_smallest_kernel() -> None:
+    """Linux's smallest configuration up to where the kernel's own files are compiled: tests/bench/vm.py does that."""
+    build_builder()
+    tree = BUILDER / SMALLEST.lstrip("/")
+    stamp = PLACE / "smallest.stamp"
+    wanted = _digest((PLACE / "builder.stamp").read_text())
+    if _fresh(stamp, wanted):
+        return
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir()
+    for target in ("tinyconfig", "prepare"):
+        inside(BUILDER, "make", "-s", "-C", SOURCE, f"O={SMALLEST}", target)
+    stamp.write_text(wanted)
 
 
 def _forget(builds: Path) -> None:
