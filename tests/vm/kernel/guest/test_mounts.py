@@ -31,7 +31,7 @@ from alike import (
     ofd,
     soon,
 )
-from scene import LIBC, Scene, opened, refused, run, start
+from scene import LIBC, PACE, Scene, opened, refused, run, start
 
 
 def test_mounts_that_make_no_sense_are_refused_with_a_sentence(s: Scene) -> None:
@@ -330,7 +330,9 @@ def test_stress_upsets_nobody(s: Scene) -> None:
     up = s.mount()
     (up / "work").mkdir()
     known = run("stress-ng", "--stressors", check=False).stdout.split()
-    words = [word for name in STRESSORS if name in known for word in (f"--{name}", "1")]
+    impatient = {"inotify"} if PACE > 1 else set()  # an event has a second, beside fifty others
+    names = [name for name in STRESSORS if name in known and name not in impatient]
+    words = [word for name in names for word in (f"--{name}", "1")]
     assert len(words) > 100
     done = run("stress-ng", "--verify", "--temp-path", up / "work", "-t", "30", *words, check=False, cwd="/tmp")
     said = done.stdout + done.stderr
