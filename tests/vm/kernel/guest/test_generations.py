@@ -394,7 +394,7 @@ def test_a_descriptor_names_the_policy(s: Scene) -> None:
 def test_a_verdict_under_way_is_not_kept_for_the_next_generation(s: Scene) -> None:
     tree(s.lower)
     policy = s.policy()
-    policy.rule("/d", 1, slow=bits("open"), slow_check=300000 * PACE)
+    policy.rule("/d", 1, slow=bits("open"), slow_check=1_000_000 * PACE)
     policy.rule("/d", 2, deny=bits("open"))
     policy.do("replace", 1, 1)
     up = s.mount(policy="test", policy_id=1)
@@ -415,7 +415,7 @@ def test_a_verdict_under_way_is_not_kept_for_the_next_generation(s: Scene) -> No
 def test_a_label_under_way_does_not_take_the_place_of_a_newer(s: Scene) -> None:
     tree(s.lower)
     policy = s.policy()
-    policy.rule("/d/file", 1, slow_label=300000 * PACE)
+    policy.rule("/d/file", 1, slow_label=1_000_000 * PACE)
     policy.rule("/d", 2, deny=bits("unlink"))
     policy.do("replace", 1, 1)
     up = s.mount(policy="test", policy_id=1)

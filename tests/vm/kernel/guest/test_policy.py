@@ -447,7 +447,7 @@ def test_an_exchange_is_judged_by_one_generation(s: Scene) -> None:
     for name in ("a", "b"):
         (s.lower / name).write_text(name)
     policy = s.policy()
-    policy.rule("/a", 1, slow=bits("rename"), slow_check=300000 * PACE)
+    policy.rule("/a", 1, slow=bits("rename"), slow_check=1_000_000 * PACE)
     policy.rule("/b", 1, deny=bits("rename"))
     policy.rule("/a", 2, deny=bits("rename"))
     policy.do("replace", 7, 1)
