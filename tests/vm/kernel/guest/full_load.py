@@ -103,8 +103,9 @@ def step(rng: random.Random, top: Path) -> str:
                 with mmap.mmap(fd, length) as mapping:
                     mapping[: min(length, size)] = data[: min(length, size)]
 
-    def copy() -> None:
-        with opened(path) as source, opened(other, os.O_WRONLY | os.O_CREAT) as target:
+    def copy() -> None:  # a FIFO in one of the places must not make it wait
+        flags = os.O_NONBLOCK
+        with opened(path, flags) as source, opened(other, flags | os.O_WRONLY | os.O_CREAT) as target:
             os.copy_file_range(source, target, size, 0, offset)
 
     def fallocate() -> None:

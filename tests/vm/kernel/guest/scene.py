@@ -261,10 +261,12 @@ class Scene:
         self.mounts.append(target)
         return target
 
-    def umount(self, target: Path | None = None) -> None:
-        """Unmount."""
+    def umount(self, target: Path | None = None, *, patience: float = 0) -> None:
+        """Unmount; PATIENCE in seconds for what the kernel lets go of after its user has ended."""
         target = target or self.upper
-        run("umount", target)
+        end = time.monotonic() + patience
+        while run("umount", target, check=time.monotonic() >= end).returncode:
+            time.sleep(0.05)
         self.mounts.remove(target)
 
     def close(self) -> None:

@@ -243,6 +243,7 @@ def test_files_that_a_ring_keeps_are_judged_by_the_new_policy(s: Scene) -> None:
             assert denied != ops or snapshot(s.lower) == before
         ring.stdin.close()
         assert ring.wait(timeout=20) == 0
+    s.umount(patience=20)  # a worker of the kernel's puts the ring's files
 
 
 def test_nobody_watches_what_may_not_be_looked_up(s: Scene) -> None:
