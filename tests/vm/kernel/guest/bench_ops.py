@@ -29,7 +29,8 @@ profile bench flags=(attach_disconnected) {{
 
 def timed(s: Scene, measure: str, subject: str, *command: object) -> None:
     """A figure that a command prints."""
-    s.values.setdefault(measure, {}).setdefault(subject, []).append(float(run(*command).stdout))
+    figure = float(run(*command).stdout)
+    s.values.setdefault(measure, {}).setdefault(subject, []).append(figure)
 
 
 def judged(s: Scene) -> None:
@@ -139,7 +140,7 @@ def programs(s: Scene) -> None:
         for name, path in subjects.directories.items():
             out = path / "out"
             out.mkdir()
-            python = ["env", f"PYTHONPATH={path}/python", "python3", "-S", "-c", IMPORTS]
+            python = ["env", "PYTHONHASHSEED=0", f"PYTHONPATH={path}/python", "python3", "-S", "-c", IMPORTS]
             commands = {
                 "untar": ["tar", "-C", out, "-xf", "/t/tree.tar"],
                 "tar": packing(out),
