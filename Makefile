@@ -72,7 +72,7 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -d $(LIB)/runtimes $(LIB)/python $(DESTDIR)/usr/sbin $(DESTDIR)/usr/lib/systemd/system \
 		$(DESTDIR)/usr/lib/sysusers.d $(DESTDIR)/usr/lib/tmpfiles.d $(DESTDIR)/usr/share/dbus-1/system.d $(DESTDIR)/usr/share/dbus-1/system-services \
 		$(DESTDIR)/usr/share/dbus-1/interfaces $(DESTDIR)/usr/share/polkit-1/actions $(DESTDIR)/etc/boesfsd/conf.d \
-		$(DESTDIR)/usr/share/man/man5 $(DESTDIR)/usr/share/man/man8 $(DESTDIR)/usr/share/doc/boesfsd
+		$(DESTDIR)/usr/bin $(DESTDIR)/usr/share/man/man1 $(DESTDIR)/usr/share/man/man5 $(DESTDIR)/usr/share/man/man8 $(DESTDIR)/usr/share/doc/boesfsd
 	install -m 0755 $(BUILD)/boesfs-agent $(LIB)/
 	install -m 0644 $(BUILD)/function.bpf $(LIB)/
 	rm -rf $(LIB)/python/boesfsd $(LIB)/runtimes/python
@@ -82,6 +82,7 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	rm $(LIB)/runtimes/python/.done
 	install -m 0644 etc/runtimes/*.toml $(LIB)/runtimes/
 	install -m 0755 etc/boesfsd.launcher $(DESTDIR)/usr/sbin/boesfsd
+	install -m 0755 etc/boesfsctl.launcher $(DESTDIR)/usr/bin/boesfsctl
 	install -m 0755 etc/boesfs-net.launcher $(LIB)/boesfs-net
 	install -m 0644 units/*.service units/*.socket units/*.slice $(DESTDIR)/usr/lib/systemd/system/
 	install -m 0644 etc/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/boesfsd.conf
@@ -90,6 +91,7 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -m 0644 etc/org.boesfs.Faas1.service $(DESTDIR)/usr/share/dbus-1/system-services/
 	install -m 0644 boesfsd/bus/org.boesfs.Faas1.xml $(DESTDIR)/usr/share/dbus-1/interfaces/
 	install -m 0644 etc/org.boesfs.faas1.policy $(DESTDIR)/usr/share/polkit-1/actions/
+	install -m 0644 docs/man/*.1 $(DESTDIR)/usr/share/man/man1/
 	install -m 0644 docs/man/*.5 $(DESTDIR)/usr/share/man/man5/
 	install -m 0644 docs/man/*.8 $(DESTDIR)/usr/share/man/man8/
 	install -m 0644 README.md docs/*.md $(DESTDIR)/usr/share/doc/boesfsd/

@@ -28,6 +28,7 @@ TABLE = {
         Kind(PREFIX + "AppExists", 409, 1, "an app of this name exists"),
         Kind(PREFIX + "FunctionExists", 409, 1, "a function of this name exists and replace is not set"),
         Kind(PREFIX + "InvalidManifest", 400, 2, "func.yaml cannot be used; the message says where"),
+        Kind(PREFIX + "InvalidPolicy", 400, 2, "a policy cannot be used; the message has file, line and rule"),
         Kind(PREFIX + "InvalidCode", 400, 2, "the source tree or archive cannot be used; the message has the path"),
         Kind(PREFIX + "RequestTooLarge", 413, 2, "the request body is over max-request-size"),
         Kind(PREFIX + "NoSpace", 507, 75, "the disk under /var/lib/boesfsd is full"),

@@ -2,17 +2,12 @@
 """func.yaml (Fn's schema 20180708 with our keys) and the options of Deploy, checked and merged into Settings."""
 
 import dataclasses
-import math
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import jsonschema
-import yaml
 
 from boesfsd import options
+from boesfsd.documents import Document, Schema
 from boesfsd.errors import BoesError
 from boesfsd.model import Json, Ports, Settings
 
@@ -67,22 +62,8 @@ SCHEMA: Json = {
 }
 
 
-def _is_integer(_: Any, value: Any) -> bool:
-    """JSON schema takes 128.0 for an integer; systemd, the agent and D-Bus do not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(_: Any, value: Any) -> bool:
-    """NaN passes every comparison."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
-_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
-    jsonschema.Draft202012Validator, type_checker=_types
-)
-_manifest_validator = _Validator(SCHEMA)
-_options_validator = _Validator(options.schema(options.TABLE))
+_manifest_schema = Schema(SCHEMA)
+_options_schema = Schema(options.schema(options.TABLE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +74,6 @@ class Manifest:
     command: tuple[str, ...]
     given: Json
     required_config: tuple[str, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases: they can make a small file explode."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.get_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
 
 
 def read(file: Path) -> Manifest:
@@ -120,17 +91,8 @@ def read(file: Path) -> Manifest:
 
 def parse(text: str) -> Manifest:
     """As read, from the file's text."""
-    try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise BoesError("InvalidManifest", f"{FILE}{where}: {error.problem or error.context}") from error
-    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, IndexError, KeyError, TypeError) as error:
-        raise BoesError("InvalidManifest", f"{FILE}: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise BoesError("InvalidManifest", f"{FILE}: must be a map of keys, is {type(data).__name__}")
-    _validate(_manifest_validator, data, "InvalidManifest", f"{FILE}: ")
+    data = Document(text, FILE, "InvalidManifest").data
+    _validate(_manifest_schema, data, "InvalidManifest", f"{FILE}: ")
     if data.get("network", "none") == "none" and data.get("ports"):
         raise BoesError("InvalidManifest", f"{FILE}: ports: there are none to reach with network: none")
     return Manifest(
@@ -152,7 +114,7 @@ def _words(key: str, data: Json) -> list[str]:
 
 def check_options(given: Json) -> None:
     """InvalidArgs that names the unknown key or the wrong value of Deploy's options."""
-    _validate(_options_validator, given, "InvalidArgs", "")
+    _validate(_options_schema, given, "InvalidArgs", "")
 
 
 def settings(manifest: Manifest, given: Json) -> Settings:
@@ -203,25 +165,9 @@ def from_json(data: Json) -> Settings:
     return Settings(**values, ports=Ports(**ports))
 
 
-def _validate(validator: Any, data: Json, code: str, prefix: str) -> None:
-    for error in _sorted(validator.iter_errors(data)):
-        where = ".".join(str(part) for part in error.absolute_path)
-        unknown = _unknown_keys(error)
-        if unknown:
-            within = f" in {where}" if where else ""
-            raise BoesError(code, f"{prefix}unknown key {', '.join(unknown)}{within}", hint=_known(error))
-        raise BoesError(code, f"{prefix}{where + ': ' if where else ''}{error.message}")
-
-
-def _sorted(errors: Iterable[Any]) -> list[Any]:
-    return sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])
-
-
-def _unknown_keys(error: Any) -> list[str]:
-    if error.validator != "additionalProperties" or error.schema.get("additionalProperties") is not False:
-        return []
-    return sorted(str(key) for key in error.instance if key not in error.schema["properties"])
-
-
-def _known(error: Any) -> str:
-    return f"known are {', '.join(sorted(error.schema['properties']))}"
+def _validate(schema: Schema, data: Json, code: str, prefix: str) -> None:
+    if fault := schema.fault(data):
+        keys, problem, hint = fault
+        where = ".".join(map(str, keys))
+        told = f"{problem}{' in ' + where if where else ''}" if hint else f"{where + ': ' if where else ''}{problem}"
+        raise BoesError(code, f"{prefix}{told}", hint=hint)

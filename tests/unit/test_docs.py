@@ -3,12 +3,14 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from boesfsd import config, errors, manifest, options
+from boesfsd import config, ctl, errors, manifest, options
 from boesfsd.bus.connection import read_xml
+from boesfsd.policy import operations, questions, sources
 
 TOP = Path(__file__).resolve().parents[2]
 MAN = TOP / "docs/man"
@@ -88,3 +90,87 @@ def test_every_kernel_test_that_is_named_exists_and_every_deviation_is_one_of_te
         assert f"\ndef {name}(" in (TOP / f"tests/vm/kernel/guest/{module}.py").read_text(), f"{module}.{name}"
     deviations = text.partition("## How it differs from the lower filesystem")[2].partition("\n## ")[0]
     assert len(re.findall(r"^\d+\. ", deviations, re.MULTILINE)) <= 10
+
+
+# --- policies
+
+
+def entry(name: str) -> str:
+    """What boesfs-policy(5) says of an operation or a group, under OPERATIONS."""
+    text = page("boesfs-policy.5")
+    found = re.search(
+        rf"\.TP\n\.B {re.escape(name)}\n((?:(?!\.TP|\.SH|\.PP).*\n)+)", text[text.index(".SH OPERATIONS") :]
+    )
+    assert found, name
+    return found[1]
+
+
+@pytest.mark.parametrize("name", operations.GROUPS)
+def test_every_group_of_operations_is_described(name: str) -> None:
+    group, said = operations.GROUPS[name], entry(name)
+    if group.does != operations.ALL:
+        does, needs = (", ".join(operations.names(mask)) for mask in group)
+        assert said == f"{does}.\nNeeds: {needs}.\n"
+
+
+@pytest.mark.parametrize("row", operations.TABLE.values(), ids=lambda row: row.name)
+def test_every_operation_is_described_with_its_arguments(row: operations.Operation) -> None:
+    text = page("boesfs-policy.5")
+    single = text[text.index("Single operations") :]
+    found = re.search(rf"\.B {row.name}\n.+\.\n(?:Arguments: (.+)\.\n)?(?=\.)", single)
+    assert found
+    assert (found[1] or "") == ", ".join((*row.texts, *row.arguments))
+
+
+def policy_examples() -> list[tuple[str, str]]:
+    """Title and text of each."""
+    text = page("boesfs-policy.5")
+    parts = re.split(
+        r"^\.SS \d+\. (.+)\n", text[text.index(".SH EXAMPLES") : text.index(".SH SEE ALSO")], flags=re.MULTILINE
+    )
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_there_are_ten_examples_of_policies() -> None:
+    assert len(policy_examples()) == 10
+
+
+@pytest.mark.parametrize(("title", "text"), policy_examples())
+def test_the_examples_of_policies_allow_and_deny_what_they_say(title: str, text: str) -> None:
+    blocks = re.findall(r"\.nf\n(.*?)\.fi\n", text, re.DOTALL)
+    source = (
+        sources.Files("model", blocks[0], "policy", blocks[1])
+        if len(blocks) > 1
+        else sources.open_block(blocks[0], title)
+    )
+    asked = 0
+    for word, allowed in (("Allowed", True), ("Denied", False)):
+        said = re.search(rf"^{word}: (.+)\.$", text, re.MULTILINE)
+        assert said
+        for question in said[1].split("; "):
+            found = re.fullmatch(r"(\S+) (\S+)((?: \S+)*?)(?: by (\S+))?(?: as (\d+))?", question)
+            assert found
+            operation, path, words, program, uid = found.groups()
+            programs = frozenset({program} - {None})
+            compiled = sources.compile_sources(None, source, sources.Sandbox(ctl.policy.VARIABLES, programs))
+            assert all("never match here" in finding.message for finding in compiled.findings)
+            answers = [
+                questions.answer(compiled, request).allowed
+                for request in questions.parse(operation, path, words.split(), programs, int(uid or 0))
+            ]
+            assert all(answers) == allowed, question
+            asked += 1
+    assert asked > 2
+
+
+def test_the_examples_of_boesfsctl_answer_as_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(TOP)
+    example = re.search(r"\.SH EXAMPLES\n\.nf\n(.*?)\.fi", page("boesfsctl.1"), re.DOTALL)
+    assert example
+    runs = re.findall(r"\$ boesfsctl (.+)\n((?:(?!\$).*\n)*)", example[1])
+    assert len(runs) == 4
+    for words, answer in runs:
+        assert ctl.main(shlex.split(words)) == answer.startswith("deny")
+        assert capsys.readouterr().out == answer

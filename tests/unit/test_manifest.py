@@ -127,7 +127,7 @@ def test_zero_means_the_default_as_in_fn() -> None:
         (HEAD + "memroy: 1\ncolour: 2", "unknown key colour, memroy"),
         (HEAD + "ports: {conect: [1]}", "unknown key conect in ports"),
         (HEAD + "triggers: [{name: x, type: http, source: /, z: 1}]", "unknown key z in triggers.0"),
-        (HEAD + "7: x", "unknown key 7"),
+        (HEAD + "'7': x", "unknown key 7"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(text: str, says: str) -> None:
@@ -217,7 +217,14 @@ def test_ports_written_as_floats_are_refused_or_taken_as_integers() -> None:
     assert all(isinstance(port, int) for port in ports.connect)
 
 
-@pytest.mark.parametrize("name", ["1", "null", "true", "1.5", '"A\\n"', '""', '"é"', '"A=B"'])
+@pytest.mark.parametrize("name", ["1", "null", "true", "1.5"])
+@pytest.mark.parametrize("key", ["config", "environment"])
+def test_the_name_of_a_variable_is_text(key: str, name: str) -> None:
+    column = len(key) + 4
+    assert f"func.yaml, line 2, column {column}: the key {name} is no text" in refusal(HEAD + f"{key}: {{{name}: x}}")
+
+
+@pytest.mark.parametrize("name", ['"1"', '"1.5"', '"A\\n"', '""', '"é"', '"A=B"'])
 @pytest.mark.parametrize("key", ["config", "environment"])
 def test_the_name_of_a_variable_is_letters_digits_and_underscores(key: str, name: str) -> None:
     assert key in refusal(HEAD + f"{key}: {{{name}: x}}")

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy may say and probably does not mean: rules that decide nothing, and places that are not there."""
+
+from collections.abc import Iterator, Sequence
+
+from boesfsd.policy.places import DEPTH, Glob, Place, split
+from boesfsd.policy.rules import Finding, Policy, Rule
+from boesfsd.policy.table import Table
+
+
+def of(policy: Policy, table: Table, mounts: Sequence[str]) -> Iterator[Finding]:
+    """In the order of the rules, each once. MOUNTS are the paths where the sandbox has something; none: not known."""
+    idle = {id(rule): rule for rule in table.idle}
+    for rule in policy.rules:
+        if mounts and not any(is_inside(rule.place, split(mount.encode())) for mount in mounts):
+            told = "the sandbox has nothing there"
+            yield Finding(rule.origin, f"{rule.place}: {told}", f"it has {', '.join(sorted(mounts))}")
+        elif id(rule) in idle:
+            yield _idle(policy, rule)
+
+
+def _idle(policy: Policy, rule: Rule) -> Finding:
+    verdict, default = rule.verdict, policy.default
+    effect = "allows" if verdict.allow else "denies"
+    if not verdict.operations:
+        problem, remedy = "nobody asks for its operation", "leave it out"
+    elif verdict.operations & (default if not verdict.allow else ~default):
+        problem, remedy = "other rules decide all that it is about", "leave it out, or make its place more specific"
+    else:
+        problem = f"it {effect} what the default {effect} already"
+        remedy = "leave it out, or change default:"
+    return Finding(rule.origin, f"{rule.place}: this rule decides nothing: {problem}", remedy)
+
+
+def is_inside(place: Place, mount: tuple[bytes, ...]) -> bool:
+    """Whether something at or above MOUNT, or below it, can be at PLACE."""
+    for component, name in zip(place.components, mount, strict=False):
+        if component is DEPTH:
+            return True
+        if isinstance(component, Glob) and not component.matches(name):
+            return False
+        if isinstance(component, bytes) and component != name:
+            return False
+    return True

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""boesfsctl as it is typed: answers, exit statuses, and what it says to words that it cannot use."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from samples import ROOT
+
+from boesfsd import ctl
+
+POLICY = """\
+policy:
+  rules:
+    - allow: [read, list]
+      on: ["${CODE}/**", "${DATA}/**"]
+    - deny: chmod
+      on: /data/**
+      when: {mode: {mask: 0o6000}}
+    - allow: [meta, rename, link, create]
+      on: /data/**
+    - allow: read
+      on: /secret
+      program: /bin/x
+"""
+MODEL = """\
+[request_definition]
+r = sub, obj, act
+[policy_definition]
+p = sub, obj, act
+[policy_effect]
+e = !some(where (p.eft == deny))
+[matchers]
+m = r.sub == p.sub && r.obj == p.obj && r.act == p.act
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "p.yaml").write_text(POLICY)
+    (tmp_path / "model").write_text(MODEL)
+    (tmp_path / "policy").write_text("p, /bin/bash, /a, read, file, deny\np, bash, /b, read, file, deny\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+Output = pytest.CaptureFixture[str]
+YAML, CASBIN = "-f p.yaml --set DATA=/data", "-m model -p policy"
+
+
+def run(words: str) -> int:
+    return ctl.main(shlex.split(words))
+
+
+@pytest.mark.parametrize(
+    ("given", "question", "status"),
+    [
+        (YAML, "read /function/x", 0),
+        (YAML, "write /function/x", 1),
+        (YAML, "lookup /data", 0),
+        (YAML, "read /data/x", 0),
+        (YAML, "chmod /data/x mode=0o755", 0),
+        (YAML, "chmod /data/x 0o4755", 1),
+        (YAML, "chmod /data/x 04755", 1),
+        (YAML, "chmod /data/x 0x9ed", 1),
+        (YAML, "setattr /data/x 0o4755 0 0", 1),
+        (YAML, "setattr /data/x '*' 0 0", 0),
+        (YAML, "setattr /data/x", 1),
+        (YAML, "rename /data/x /data/y", 0),
+        (YAML, "rename /data/x /other", 1),
+        (YAML, "rename /data/x", 0),
+        (YAML, "link /data/x other=/function/x", 1),
+        (YAML, "read /secret", 1),
+        (f"{YAML} --subject /bin/x", "read /secret", 0),
+        (CASBIN, "read /a", 0),
+        (f"{CASBIN} --subject /bin/bash", "read /a", 1),
+        (f"{CASBIN} --subject /bin/bash", "read /b", 1),
+        (f"{CASBIN} --subject /usr/bin/bash", "read /a", 1),
+        (f"{CASBIN} --subject /opt/bin/bash", "read /a", 0),
+        (f"{CASBIN} --subject /opt/bin/bash", "read /b", 1),
+        (f"{CASBIN} --subject bash", "write /b", 0),
+    ],
+)
+def test_decide_answers_by_word_and_exit_status(
+    files: Path, capsys: Output, given: str, question: str, status: int
+) -> None:
+    assert run(f"policy decide {given} {question}") == status
+    assert capsys.readouterr().out.startswith("deny: " if status else "allow: ")
+
+
+def test_decide_says_which_rule_and_what_it_depends_on(files: Path, capsys: Output) -> None:
+    run(f"policy decide {YAML} chmod /data/x")
+    out, err = capsys.readouterr()
+    assert out == "allow: p.yaml, line 8, column 7: - allow: [meta, rename, link, create] [/data/**]\n"
+    assert err == "It depends on mode, which was not given.\n"
+    run(f"policy decide {YAML} lookup /")
+    assert "on the way to what is allowed" in capsys.readouterr().out
+    run(f"policy decide {YAML} read /x")
+    assert "no rule decides, so the default does" in capsys.readouterr().out
+
+
+def test_decide_answers_in_json(files: Path, capsys: Output) -> None:
+    run(f"policy decide --json {YAML} chmod /data/x 0o4755")
+    assert json.loads(capsys.readouterr().out) == {
+        "decision": "deny",
+        "operation": "chmod",
+        "path": "/data/x",
+        "reason": "p.yaml, line 5, column 7: - deny: chmod [/data/**]",
+        "rule": {"file": "p.yaml", "line": 5, "column": 7, "text": "- deny: chmod"},
+        "depends": [],
+    }
+    run(f"policy decide --json {YAML} read /secret")
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["decision"], answer["rule"], answer["depends"]) == ("deny", None, ["program"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (f"decide {YAML} raed /a", "raed is no operation. Hint: did you mean read?"),
+        (f"decide {YAML} read a", "a: a path is absolute"),
+        (f"decide {YAML} read /a 1 2 3", "3: read has no such argument. Hint: it has length, offset"),
+        (f"decide {YAML} chmod /a mode=rwx", "mode: rwx is no number. Hint: write 420, 0x1a4 or 0o644"),
+        (f"decide {YAML} chmod /a {1 << 64}", "is too large"),
+        (f"decide {YAML} rename /a b", "b: a path is absolute"),
+        ("decide -f p.yaml read /a", "unknown variable ${DATA}"),
+        ("decide -f p.yaml --set DATA read /a", "--set DATA: this is no NAME=PATH"),
+        ("decide -f none.yaml read /a", "none.yaml cannot be read: No such file or directory"),
+        ("decide -m model read /a", "It is not said which policy. Hint: give -f FILE, or -m MODEL and -p POLICY"),
+        (f"decide {YAML} {CASBIN} read /a", "It is not said which policy"),
+        ("decide -f bytes read /a", "bytes, line 2: this is not UTF-8. Hint: save it as UTF-8"),
+        (f"verify --strict {CASBIN}", "policy, line 1, column 1: rules for /bin/bash never match here"),
+    ],
+)
+def test_what_cannot_be_used_is_said_with_the_remedy(files: Path, capsys: Output, words: str, said: str) -> None:
+    (files / "bytes").write_bytes(b"default: deny\n\xff\n")
+    assert run(f"policy {words}") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("boesfsctl: ")
+    assert said in err
+
+
+def test_decide_warns_of_rules_for_another_program(files: Path, capsys: Output) -> None:
+    assert run(f"policy decide {CASBIN} read /a") == 0
+    assert "rules for /bin/bash never match here: this sandbox's program is nothing" in capsys.readouterr().err
+
+
+def test_a_fault_is_not_taken_for_a_denial(files: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctl.policy.questions, "parse", lambda *_: [None])
+    assert run(f"policy decide {YAML} read /a") == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_are_printed_all_the_same(files: Path) -> None:
+    program = "import sys; from boesfsd.ctl import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", program, "policy", "decide", *shlex.split(YAML), "--json", "read", b"/function/\xff"]
+    done = subprocess.run(words, env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["path"]) == (0, "/function/\udcff")
+
+
+def test_verify_warns_and_counts(files: Path, capsys: Output) -> None:
+    assert run(f"policy verify {CASBIN} --subject /bin/bash") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out == "2 rules, 4 states, 2 names, 0 warnings\n"
+    assert run(f"policy verify {CASBIN} --subject sh") == 0
+    out, err = capsys.readouterr()
+    assert "rules for bash never match here: this sandbox's program is sh" in err
+    assert "2 warnings" in out
+
+
+def test_the_schema_is_one_and_takes_what_the_reader_takes(capsys: Output) -> None:
+    assert run("policy schema") == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    checker = jsonschema.Draft202012Validator(schema)
+    assert checker.is_valid({"default": "deny", "rules": [{"allow": ["read", "op:read"], "on": "/a", "uid": "1-2"}]})
+    assert not checker.is_valid({"rules": [{"allow": "read"}]})
+
+
+@pytest.mark.parametrize("words", ["", "policy", "policy decide", "nothing", "policy decide -x"])
+def test_words_that_are_no_command_are_2(files: Path, capsys: Output, words: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(words)
+    assert ended.value.code == 2
+    assert "usage: boesfsctl" in capsys.readouterr().err
+
+
+def test_it_needs_neither_root_nor_the_daemon(files: Path) -> None:
+    files.chmod(0o755)
+    program = "import os, sys; from boesfsd.ctl import main; os.setuid(65534); sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "policy", "decide", *shlex.split(YAML), "write", "/function/x"]
+    done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "deny: no rule decides, so the default does\n"), done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(files: Path) -> None:
+    program = "import sys; from boesfsd.ctl import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "policy", "verify", *shlex.split(YAML)]
+    with subprocess.Popen(
+        command, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as ctl_:
+        assert ctl_.stdout
+        assert ctl_.stderr
+        ctl_.stdout.close()
+        assert b"Error" not in ctl_.stderr.read()
+        assert ctl_.wait() == 141
