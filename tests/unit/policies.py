@@ -71,7 +71,10 @@ GLOBS = (
     STAR,
     *(Glob(parts) for parts in ((b"a", b""), (b"", b"b"), (b"a", b"b"), (b"", b"b", b""), (b"a", b"b", b"c"))),
 )
-OPERATIONS = ("read", "lookup", "write", "rename", "setxattr", "chmod", "chown", "mkdir", "llseek", "fallocate")
+OPERATIONS = (
+    *("read", "lookup", "write", "rename", "rename-to", "link", "link-to", "setxattr", "chmod", "chown", "mkdir"),
+    *("llseek", "fallocate"),
+)
 NUMBERS = ("length", "mode", "uid", "gid", "offset")
 SUBJECTS = ("bash", "/bin/bash", "sh")
 

@@ -23,7 +23,7 @@ RANKS = (
     {"__init__"},
     {"errors", "model", "config", "documents"},
     {"options", "manifest", "units", "runtimes", "plan", "policy"},
-    {"store", "bundle", "systemd", "network", "host", "notify", "wire"},
+    {"store", "bundle", "systemd", "network", "kernel", "host", "notify", "wire"},
     {"invoke", "functions", "strays"},
     {"bus", "web", "ctl"},
     {"daemon"},
@@ -40,6 +40,7 @@ WRAPPED = {
     "httptools": "wire",
     "uvloop": "daemon",
     "yaml": "documents",
+    "_boesfs_bpf": "kernel",
 }
 EXPORTED = {
     "org.boesfs.Faas1.Manager": ManagerObject,

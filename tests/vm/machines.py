@@ -7,14 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from machine import TOP
 from vm import power_on, text_of
-from workshop import GUEST, KERNEL, KMOD, PLACE, Kernel, build_module, build_policy, kernels
+from workshop import GUEST, KERNEL, KMOD, PLACE, Kernel, build_bpf, build_module, build_policy, kernels
 
 BROKEN = (
     *("BUG:", "WARNING:", "Oops", "Call Trace", "refcount", "KFENCE", "Kernel panic", "detected stalls"),
@@ -39,6 +41,16 @@ class Run:
         return [line for line in self.console.splitlines() if any(word in line for word in BROKEN)]
 
 
+def _pack(archive: Path) -> None:
+    """What tests need of boesfsd, and the random policies of the unit tests, where Python can import it from."""
+    with zipfile.ZipFile(archive, "w") as out:
+        for name in ("__init__.py", "errors.py", "model.py", "kernel.py"):
+            out.write(TOP / "boesfsd" / name, f"boesfsd/{name}")
+        for file in (TOP / "boesfsd/policy").glob("*.py"):
+            out.write(file, f"boesfsd/policy/{file.name}")
+        out.write(TOP / "tests/unit/policies.py", "policies.py")
+
+
 def _image(place: Path, names: Sequence[str], modules: dict[str, Path], kernel: Kernel, root: Path) -> Path:
     """The guest with tests and modules as an ext4 image. The guest's root is not written to."""
     tests = place / "t"
@@ -48,6 +60,9 @@ def _image(place: Path, names: Sequence[str], modules: dict[str, Path], kernel: 
     for file in (*policy.glob("*.bpf.o"), *policy.glob("tool_*"), policy / "loader", KMOD / "boesfs_abi.h"):
         if file.suffix != ".c":
             shutil.copy2(file, tests / file.name.removeprefix("tool_"))
+    for name in ("boesfs_policy.bpf.o", "_boesfs_bpf.abi3.so"):
+        shutil.copy2(build_bpf() / name, tests)
+    _pack(tests / "boesfsd.zip")
     for name, file in modules.items():
         shutil.copy2(file, tests / name)
         if name.endswith(".ko"):

@@ -18,6 +18,7 @@ from vm import build_tools
 
 KERNEL = TOP / "tests/vm/kernel"
 KMOD = TOP / "kmod"
+BPF = TOP / "bpf"
 PLACE = BUILD / "kernel"
 WORKSHOP = PLACE / "workshop"
 NEWEST = PLACE / "newest"
@@ -28,11 +29,11 @@ SOURCE, DEBUG_TREE, SMALLEST = "/usr/src/linux", "/usr/src/debug", "/usr/src/sma
 FLAVOUR = "cloud-amd64"  # ext4 and NVMe are built in: no initrd
 WORKSHOP_PACKAGES = (
     *(f"linux-headers-{FLAVOUR}", f"linux-image-{FLAVOUR}", "gcc", "make", "libc6-dev", "clang", "llvm", "bpftool"),
-    *("libbpf-dev", "libelf-dev", "zlib1g-dev", "sparse", "binutils", "dkms", "kmod"),
+    *("libbpf-dev", "libelf-dev", "zlib1g-dev", "sparse", "binutils", "dkms", "kmod", "python3-cffi", "python3-dev"),
 )
 GUEST_PACKAGES = (
     *("python3-minimal", "libpython3-stdlib", "libbpf1", "libelf1t64", "attr", "acl", "util-linux", "mount", "kmod"),
-    *("e2fsprogs", "xfsprogs", "procps", "strace", "stress-ng", "fio", "apparmor"),
+    *("e2fsprogs", "xfsprogs", "procps", "strace", "stress-ng", "fio", "apparmor", "python3-cffi-backend"),
 )
 BUILDER_PACKAGES = (
     *GUEST_PACKAGES,
@@ -257,6 +258,22 @@ done
     return place
 
 
+def build_bpf() -> Path:
+    """The product's policy program, and boesfsd's way to libbpf."""
+    build_workshop()
+    abi = KMOD / "boesfs_abi.h"
+    wanted = _digest(BPF, abi.read_text())
+    place = WORKSHOP / "src" / f"bpf-{wanted[:16]}"
+    if not (place / "done").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(BPF, place)
+        shutil.copy2(abi, place)
+        vmlinux = f"/usr/src/linux-headers-{kernels()[0].release}/vmlinux"
+        inside(WORKSHOP, "make", "-s", "-C", f"/src/{place.name}", "ABI=.", f"VMLINUX={vmlinux}")
+        (place / "done").touch()
+    return place
+
+
 def build_guest() -> None:
     """What a test machine boots, but for the tests."""
     wanted = _digest(SUITE, *GUEST_PACKAGES)
@@ -283,6 +300,7 @@ def build() -> Path:
         build_workshop()
         build_guest()
         build_policy()
+        build_bpf()
         return build_module(kernels()[0])
 
 

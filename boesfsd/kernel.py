@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's side of policies: the module, the policy program and its maps. The only module that speaks to libbpf."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _boesfs_bpf import ffi, lib
+
+from boesfsd.errors import BoesError
+from boesfsd.policy.image import FORMATS, ROW, SHORT_KEY, Image
+
+MODULE = Path("/sys/module/boesfs")
+PINS = Path("/sys/fs/bpf/boesfs")
+OBJECT = Path("/usr/lib/boesfs/boesfs_policy.bpf.o")
+MAPS = ("table_rows", "table_names", "table_long_names", "tables", "programs", "counts", "records")
+ARRAY, HASH = 2, 1  # enum bpf_map_type
+INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: tables differ in size
+NUMBERS: dict[str, int] = {
+    name: value
+    for kind in (
+        *("boesfs_abi_version", "boesfs_op", "boesfs_attr", "boesfs_replace_flag", "boesfs_maps_limits"),
+        *("boesfs_rule_op", "boesfs_condition_flag", "boesfs_test_kind", "boesfs_rule_number"),
+    )
+    for name, value in ffi.typeof(f"enum {kind}").relements.items()
+}
+_said: list[str] = []
+
+
+@ffi.def_extern()  # type: ignore[misc]
+def boesfs_said(text: Any) -> None:
+    """A line of libbpf's, or the verifier's log."""
+    _said.append(ffi.string(text).decode("utf-8", "replace"))
+
+
+@ffi.def_extern(error=0)  # type: ignore[misc]
+def boesfs_record_came(context: Any, data: Any, size: int) -> int:
+    """A record of the program's."""
+    ffi.from_handle(context)(bytes(ffi.buffer(data, size)))
+    return 0
+
+
+lib.boesfs_listen()
+
+
+def _failed(what: str, number: int) -> BoesError:
+    told = "".join(_said).strip()
+    _said.clear()
+    return BoesError("Failed", f"{what}: {os.strerror(abs(number))}{': ' + told if told else ''}")
+
+
+def _checked(what: str, answer: int) -> int:
+    if answer < 0:
+        raise _failed(what, answer if answer != -1 else ffi.errno)
+    _said.clear()
+    return answer
+
+
+def check_module() -> None:
+    """Unsupported unless the module is there and speaks our version."""
+    try:
+        version = (MODULE / "parameters/abi").read_text().strip()
+    except OSError as error:
+        raise BoesError(
+            "Unsupported",
+            "The kernel module boesfs is not loaded",
+            hint="modprobe boesfs; it is in the package boesfs-dkms",
+        ) from error
+    major, minor = (int(part) for part in version.split("."))
+    ours = (NUMBERS["BOESFS_ABI_MAJOR"], NUMBERS["BOESFS_ABI_MINOR"])
+    if major != ours[0] or minor < ours[1]:
+        problem = f"The kernel module boesfs has version {version} of its interface, boesfsd speaks {ours[0]}.{ours[1]}"
+        raise BoesError(
+            "Unsupported", problem, hint="install boesfs-dkms and boesfsd of one version, then reload the module"
+        )
+
+
+def set_up(file: Path = OBJECT, pins: Path = PINS) -> None:
+    """Load the program and pin it; one that is pinned is exchanged, with all that its maps have."""
+    check_module()
+    pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = lib.bpf_object__open_file(str(file).encode(), ffi.NULL)
+    if target == ffi.NULL:
+        raise _failed(f"{file} cannot be read", ffi.errno)
+    try:
+        _load(target, pins)
+    finally:
+        lib.bpf_object__close(target)
+
+
+def _load(target: Any, pins: Path) -> None:
+    known = (pins / "link").exists()
+    maps = {name: lib.bpf_object__find_map_by_name(target, name.encode()) for name in MAPS}
+    if known:
+        for name, found in maps.items():
+            with _pinned(pins / name) as fd:
+                _checked(f"{pins / name} does not fit", lib.bpf_map__reuse_fd(found, fd))
+    _checked("The kernel refuses the policy program", lib.bpf_object__load(target))
+    program = lib.bpf_object__find_program_by_name(target, b"replace")
+    ops = lib.bpf_object__find_map_by_name(target, b"boesfs")
+    if known:
+        link = lib.bpf_link__open(str(pins / "link").encode())
+        if link == ffi.NULL:
+            raise _failed(str(pins / "link"), ffi.errno)
+        _checked("The policy program cannot be exchanged", lib.bpf_link__update_map(link, ops))
+        (pins / "replace").unlink(missing_ok=True)
+    else:
+        link = lib.bpf_map__attach_struct_ops(ops)
+        if link == ffi.NULL:
+            raise _failed("The policy program cannot be attached", ffi.errno)
+        for name, found in maps.items():
+            _checked(f"{pins / name} cannot be pinned", lib.bpf_map__pin(found, str(pins / name).encode()))
+    _checked("replace cannot be pinned", lib.bpf_program__pin(program, str(pins / "replace").encode()))
+    if not known:  # the last: who finds it finds all
+        _checked("The link cannot be pinned", lib.bpf_link__pin(link, str(pins / "link").encode()))
+    lib.bpf_link__destroy(link)  # that is, our descriptor of it
+
+
+@contextlib.contextmanager
+def _pinned(path: Path) -> Iterator[int]:
+    fd = lib.bpf_obj_get(str(path).encode())
+    if fd < 0:
+        problem = f"{path} is not there" if ffi.errno == 2 else f"{path}: {os.strerror(ffi.errno)}"
+        raise BoesError("Unsupported", problem, hint="systemctl start boesfs-setup")
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A denial, or what a rule wants to be told of. Fields as in struct boesfs_record."""
+
+    fields: dict[str, int]
+    path: bytes
+    other: bytes
+    string: bytes
+
+
+class Policies:
+    """The tables of a running program, and what it tells."""
+
+    def __init__(self, pins: Path = PINS) -> None:
+        """Unsupported names what is missing and how to get it."""
+        check_module()
+        self._open = contextlib.ExitStack()
+        self._fds = {name: self._open.enter_context(_pinned(pins / name)) for name in (*MAPS, "replace")}
+        self._ring: Any = ffi.NULL
+        self._handle: Any = None
+
+    def close(self) -> None:
+        """Close all descriptors; what is loaded stays."""
+        if self._ring != ffi.NULL:
+            lib.ring_buffer__free(self._ring)
+        self._open.close()
+
+    def put(self, table: int, image: Image, *, kill: int, learn: bool = False) -> None:
+        """Fill a table that no policy uses. Failed: there is no room."""
+        head = ffi.new("struct boesfs_table *", {"kill": kill, "learn": learn})
+        self._update("tables", table, head)
+        maps = (
+            ("table_rows", ARRAY, 4, ROW, image.rows, INNER_MAP, None),
+            ("table_names", HASH, SHORT_KEY.size, 16, image.short_steps, 0, image.short_keys),
+            ("table_long_names", HASH, FORMATS["boesfs_key"].size, 16, image.long_steps, 0, image.long_keys),
+        )
+        for name, kind, key_size, value_size, values, flags, keys in maps:
+            count = len(values) // value_size
+            if not count and name == "table_long_names":
+                self._remove(name, table)  # that of a policy before
+                continue
+            fd = _checked(
+                "A table cannot be made",
+                lib.boesfs_map_create(kind, b"boesfs_table", key_size, value_size, max(count, 1), flags),
+            )
+            try:
+                if count:
+                    numbers = keys if keys is not None else ffi.new("__u32[]", list(range(count)))
+                    source = ffi.from_buffer(numbers) if keys is not None else numbers
+                    answer = lib.boesfs_map_fill(fd, source, ffi.from_buffer(values), count)
+                    _checked("A table cannot be filled", answer)
+                self._update(name, table, ffi.new("int *", fd))
+            finally:
+                os.close(fd)
+
+    def take_away(self, table: int) -> None:
+        """Free a table that no policy uses any longer; waits until no operation is judged by it."""
+        for name in ("table_names", "table_long_names", "table_rows"):
+            self._remove(name, table)
+
+    def replace(self, policy: int, table: int, *, kill_mapped: bool = False) -> None:
+        """From now on TABLE judges what is under POLICY. Returns when it does."""
+        flags = NUMBERS["BOESFS_REPLACE_KILL_MAPPED"] if kill_mapped else 0
+        self._call(policy_id=policy, table=table, flags=flags)
+
+    def forget(self, policy: int) -> None:
+        """A policy that no mount uses. Failed: Device or resource busy."""
+        self._call(policy_id=policy, forget=1)
+
+    def _call(self, **fields: int) -> None:
+        call = ffi.new("struct boesfs_call *", fields)
+        _checked("The policy cannot be replaced", lib.boesfs_call(self._fds["replace"], call))
+
+    def _update(self, name: str, number: int, value: Any) -> None:
+        key = ffi.new("__u32 *", number)
+        _checked(f"{name} cannot be written", lib.bpf_map_update_elem(self._fds[name], key, value, 0))
+
+    def _remove(self, name: str, number: int) -> None:
+        """What is not there is no fault."""
+        answer = lib.bpf_map_delete_elem(self._fds[name], ffi.new("__u32 *", number))
+        if answer and ffi.errno != errno.ENOENT:
+            raise _failed(f"{name} cannot be written", ffi.errno)
+
+    def know_program(self, policy: int, slot: int, ino: int, dev: int, generation: int) -> None:
+        """This executable is the SLOT-th program of a policy's rules."""
+        key = ffi.new("struct boesfs_program_key *", {"policy_id": policy})
+        key.id.ino, key.id.dev, key.id.generation = ino, dev, generation
+        slots = ffi.new("__u64 *")
+        lib.bpf_map_lookup_elem(self._fds["programs"], key, slots)
+        slots[0] |= 1 << slot
+        _checked("programs cannot be written", lib.bpf_map_update_elem(self._fds["programs"], key, slots, 0))
+
+    # --- what the program tells
+
+    def listen(self, hear: Callable[[Record], None]) -> int:
+        """A descriptor that is readable when read() has something for HEAR."""
+        self._handle = ffi.new_handle(lambda data: hear(parse_record(data)))
+        callback = lib.boesfs_record_came
+        self._ring = lib.ring_buffer__new(self._fds["records"], callback, self._handle, ffi.NULL)
+        if self._ring == ffi.NULL:
+            raise _failed("records", ffi.errno)
+        return int(lib.ring_buffer__epoll_fd(self._ring))
+
+    def read(self) -> int:
+        """Hand on what there is; how many."""
+        return _checked("records", lib.ring_buffer__consume(self._ring))
+
+
+def parse_record(data: bytes) -> Record:
+    """From the bytes of a struct boesfs_record and its strings."""
+    size = ffi.sizeof("struct boesfs_record")
+    record = ffi.new("struct boesfs_record *")
+    ffi.buffer(record)[:] = data[:size]
+    fields = {
+        name: int(getattr(record, name))
+        for name, kind in ffi.typeof("struct boesfs_record").fields
+        if kind.type.kind == "primitive"
+    }
+    fields |= {f"arg{index}": int(value) for index, value in enumerate(record.arg)}
+    texts, at = [], size
+    for name in ("path_length", "other_length", "string_length"):
+        texts.append(data[at : at + fields[name]])
+        at += fields[name] + 1
+    return Record(fields, *texts)
