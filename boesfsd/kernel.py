@@ -134,7 +134,8 @@ def _pinned(path: Path) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A denial, or what a rule wants to be told of. Fields as in struct boesfs_record."""
+    """A denial, or what a rule wants to be told of. Fields as in struct boesfs_record; those of
+    arg and program are arg0 and program_ino, and so on."""
 
     fields: dict[str, int]
     path: bytes
@@ -251,6 +252,7 @@ def parse_record(data: bytes) -> Record:
         if kind.type.kind == "primitive"
     }
     fields |= {f"arg{index}": int(value) for index, value in enumerate(record.arg)}
+    fields |= {f"program_{name}": int(getattr(record.program, name)) for name in ("ino", "dev", "generation")}
     texts, at = [], size
     for name in ("path_length", "other_length", "string_length"):
         texts.append(data[at : at + fields[name]])

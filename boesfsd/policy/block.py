@@ -227,9 +227,7 @@ class Reader:
                 if name in names
             }
             if not kinds:
-                known = sorted(
-                    {argument for row in operations.TABLE.values() for argument in (*row.arguments, *row.texts)}
-                )
+                known = sorted({argument for row in operations.TABLE.values() for argument in row.order})
                 raise self._refused(keys, f"unknown argument {name}", operations.like(name, known))
             if name == operations.OTHER and isinstance(wanted, str):
                 yield Other(self._place(wanted, keys))
@@ -278,9 +276,7 @@ class Reader:
 
     def _having(self, arguments: set[str], mask: int, at: tuple[Key, ...]) -> int:
         """Those of the operations that have all these arguments."""
-        having = operations.mask(
-            row.name for row in operations.TABLE.values() if arguments <= {*row.arguments, *row.texts}
-        )
+        having = operations.mask(row.name for row in operations.TABLE.values() if arguments <= {*row.order})
         if not having & mask:
             told = ", ".join(sorted(arguments))
             problem = f"none of {', '.join(operations.names(mask))} has {told}"

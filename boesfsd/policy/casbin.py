@@ -432,8 +432,7 @@ def _any(arguments: tuple[str, ...]) -> bool:
 
 def _tests(want: _Wanted, operation: str) -> tuple[Test, ...]:
     """None at all if this operation has no argument in a place where one is wanted."""
-    row = operations.TABLE[operation]
-    order = (*row.texts, *row.arguments)
+    order = operations.TABLE[operation].order
     if want.action == "setattr":
         order = SETATTR.get(operation, ("", "", ""))
     if len(want.arguments) > len(order):

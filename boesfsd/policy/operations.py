@@ -23,6 +23,11 @@ class Operation:
     abi: str = ""
     first: int = 0
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All its arguments as they are written without their names."""
+        return (*self.texts, *self.arguments)
+
 
 OTHER = "other"  # link and rename: the second path
 TABLE = {

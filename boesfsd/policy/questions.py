@@ -40,7 +40,7 @@ def parse(operation: str, path: str, words: Sequence[str], programs: frozenset[s
     if operation not in known:
         raise BoesError("InvalidArgs", f"{operation} is no operation", hint=operations.like(operation, sorted(known)))
     at = _path(path)
-    order = tuple(SETATTR) if operation == "setattr" else _order(operation)
+    order = tuple(SETATTR) if operation == "setattr" else operations.TABLE[operation].order
     given: dict[str, str] = {}
     for position, word in enumerate(words):
         name, equals, value = word.partition("=")
@@ -61,11 +61,6 @@ def parse(operation: str, path: str, words: Sequence[str], programs: frozenset[s
         back = {**given, "other": path}
         asked.append(_request(f"{operation}-to", _path(given["other"]), back, programs, uid))
     return asked
-
-
-def _order(operation: str) -> tuple[str, ...]:
-    row = operations.TABLE[operation]
-    return (*row.texts, *row.arguments) if row.texts and row.abi != "setattr" else row.arguments
 
 
 def _path(text: str) -> tuple[bytes, ...]:

@@ -26,7 +26,6 @@ OBJECT = T / "boesfs_policy.bpf.o"
 NAME, POLICY, INSTANCE = "boesfsd", 7, 99
 DIRECTORIES, NAMES = policies.NAMES[:3], policies.NAMES
 MISSING = b"c"
-LINK = b"link"  # to what stands in the link's own name's place, see Work.symlinked
 OPERATIONS_OF_A_POLICY = 60
 EVERYTHING = Policy(operations.ALL, ())
 Path_ = tuple[bytes, ...]
