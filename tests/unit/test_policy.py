@@ -6,10 +6,10 @@ import dataclasses
 import pytest
 from policies import SUBJECTS, Random, Sample, model, samples
 
-from boesfsd.policy import casbin, operations, oracle
+from boesfsd.policy import casbin, compiler, operations, oracle
 from boesfsd.policy.compiler import compile_policy
 from boesfsd.policy.places import Place, parse, split
-from boesfsd.policy.rules import Number, Origin, Part, Policy, Rule, Verdict, together
+from boesfsd.policy.rules import Number, Origin, Other, Part, Policy, Rule, Verdict, together
 from boesfsd.policy.table import Request, TooLargeError
 
 SEEDS, QUESTIONS = range(160), 60
@@ -138,6 +138,32 @@ def test_places_that_overlap_too_much_are_refused_and_not_compiled_for_ever(plac
     policy = Policy(0, tuple(_rule("allow", text, "read") for text in places))
     with pytest.raises(TooLargeError, match=r"over \d+ states"):
         compile_policy(policy)
+
+
+def test_what_overlaps_is_refused_by_its_work_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few large sets take as long as many small ones."""
+    monkeypatch.setattr(compiler, "MAX_WORK", 200)
+    policy = Policy(0, tuple(_rule("allow", f"/data/*{word}", "read") for word in WORDS))
+    with pytest.raises(TooLargeError, match="or as much work"):
+        compile_policy(policy)
+
+
+def test_what_covers_leaves_out_neither_second_paths_nor_what_closes() -> None:
+    marked = Verdict(False, operations.mask(("link",)), (Other(parse("/q/.s/m")),))
+    policy = Policy(
+        operations.ALL, (_rule("deny", "/**/.s/**", "read"), Rule(marked, parse("/a"), Origin("f", 1, 1, "")))
+    )
+    policy = dataclasses.replace(policy, rules=(*policy.rules, _rule("deny", "/q/**", "write")))
+    asked = Request("link", (b"a",), (b"q", b".s", b"m"))
+    assert (oracle.decide(policy, asked)[0], compile_policy(policy).decide(asked)[0]) == (False, False)
+    closing = Verdict(True, operations.mask(("read",)), closes=True)
+    policy = Policy(0, (
+        _rule("allow", "/x/**/.s/**", "read"),
+        Rule(closing, parse("/*/**"), Origin("f", 1, 1, "")),
+        _rule("allow", "/**", "write"),
+    ))  # fmt: skip
+    asked = Request("write", (b"x", b".s", b"f"))
+    assert (oracle.decide(policy, asked)[0], compile_policy(policy).decide(asked)[0]) == (False, False)
 
 
 def test_the_oracle_is_not_slow_with_many_stars_nor_deep_places() -> None:
