@@ -3,11 +3,14 @@
 
 import contextlib
 import errno
+import fcntl
 import os
-from collections.abc import Callable, Iterator
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from _boesfs_bpf import ffi, lib
 
@@ -17,8 +20,11 @@ from boesfsd.policy.image import FORMATS, ROW, SHORT_KEY, Image
 MODULE = Path("/sys/module/boesfs")
 PINS = Path("/sys/fs/bpf/boesfs")
 OBJECT = Path("/usr/lib/boesfs/boesfs_policy.bpf.o")
-MAPS = ("table_rows", "table_names", "table_long_names", "tables", "programs", "counts", "records")
+MAPS = ("table_rows", "table_names", "table_long_names", "tables", "programs", "counts", "kills", "records")
 ARRAY, HASH = 2, 1  # enum bpf_map_type
+FS_IOC_GETVERSION = 0x80087601
+MINOR_BITS = 20
+DIGEST = 16  # bytes
 INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: tables differ in size
 NUMBERS: dict[str, int] = {
     name: value
@@ -125,11 +131,45 @@ def _pinned(path: Path) -> Iterator[int]:
     fd = lib.bpf_obj_get(str(path).encode())
     if fd < 0:
         problem = f"{path} is not there" if ffi.errno == 2 else f"{path}: {os.strerror(ffi.errno)}"
-        raise BoesError("Unsupported", problem, hint="systemctl start boesfs-setup")
+        raise BoesError("Unsupported", problem, hint="systemctl restart boesfs-setup, then systemctl reload boesfsd")
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+class Loaded(NamedTuple):
+    """A table that is filled: for which policy, and the digest of what it was made from."""
+
+    number: int
+    policy: int
+    digest: bytes
+
+
+class Executable(NamedTuple):
+    """A program by its file: inode, the device that has it, as the kernel numbers devices, and its generation."""
+
+    ino: int
+    dev: int
+    generation: int
+
+
+def executable(file: Path) -> Executable | None:
+    """The file behind a path, or None: there is none."""
+    try:
+        opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found, generation = os.fstat(opened), bytearray(8)
+        with contextlib.suppress(OSError):  # who has no generations has 0
+            fcntl.ioctl(opened, FS_IOC_GETVERSION, generation)
+    finally:
+        os.close(opened)
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    dev = os.major(found.st_dev) << MINOR_BITS | os.minor(found.st_dev)
+    return Executable(found.st_ino, dev, int.from_bytes(generation[:4], sys.byteorder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +178,7 @@ class Record:
     arg and program are arg0 and program_ino, and so on."""
 
     fields: dict[str, int]
+    comm: bytes
     path: bytes
     other: bytes
     string: bytes
@@ -153,6 +194,7 @@ class Policies:
         self._fds = {name: self._open.enter_context(_pinned(pins / name)) for name in (*MAPS, "replace")}
         self._ring: Any = ffi.NULL
         self._handle: Any = None
+        self._programs = self._read_programs()
 
     def close(self) -> None:
         """Close all descriptors; what is loaded stays."""
@@ -160,10 +202,20 @@ class Policies:
             lib.ring_buffer__free(self._ring)
         self._open.close()
 
-    def put(self, table: int, image: Image, *, kill: int, learn: bool = False) -> None:
-        """Fill a table that no policy uses. Failed: there is no room."""
-        head = ffi.new("struct boesfs_table *", {"kill": kill, "learn": learn})
-        self._update("tables", table, head)
+    def put(
+        self,
+        table: int,
+        image: Image,
+        *,
+        policy: int,
+        kill: int,
+        learn: bool = False,
+        digest: bytes = bytes(DIGEST),
+        programs: Sequence[Executable | None] = (),
+    ) -> None:
+        """Fill a table that judges nobody, for POLICY. PROGRAMS: the files behind image.programs, None: there is none.
+        Failed: there is no room."""
+        self.put_programs(table, programs)
         maps = (
             ("table_rows", ARRAY, 4, ROW, image.rows, INNER_MAP, None),
             ("table_names", HASH, SHORT_KEY.size, 16, image.short_steps, 0, image.short_keys),
@@ -187,11 +239,58 @@ class Policies:
                 self._update(name, table, ffi.new("int *", fd))
             finally:
                 os.close(fd)
+        head = ffi.new("struct boesfs_table *", {"kill": kill, "learn": learn, "policy_id": policy})
+        ffi.buffer(head.digest)[:] = digest
+        self._update("tables", table, head)  # the last: who finds it finds all
+
+    def put_programs(self, table: int, programs: Sequence[Executable | None]) -> None:
+        """The files behind the programs that a table's rules name, in the order of its slots; None: there is none."""
+        slots: dict[Executable, int] = {}
+        for slot, program in enumerate(programs):
+            if program:
+                slots[program] = slots.get(program, 0) | 1 << slot
+        before, self._programs[table] = self._programs.get(table, []), []
+        for program, mask in slots.items():
+            key = ffi.new("struct boesfs_program_key *", {"table": table})
+            key.id.ino, key.id.dev, key.id.generation = program
+            value = ffi.new("__u64 *", mask)
+            self._programs[table].append(key)
+            _checked("programs cannot be written", lib.bpf_map_update_elem(self._fds["programs"], key, value, 0))
+        for key in before:
+            if (key.id.ino, key.id.dev, key.id.generation) not in slots:
+                lib.bpf_map_delete_elem(self._fds["programs"], key)
+
+    def tables(self) -> list[Loaded]:
+        """All that are filled, by number."""
+        count = NUMBERS["BOESFS_TABLES"]
+        keys, heads = ffi.new("__u32[]", count), ffi.new("struct boesfs_table[]", count)
+        _checked("tables cannot be read", lib.boesfs_map_read(self._fds["tables"], keys, heads, count))
+        size = ffi.sizeof("struct boesfs_table")
+        empty, text = bytes(size), bytes(ffi.buffer(heads))
+        return [
+            Loaded(number, int(heads[number].policy_id), bytes(ffi.buffer(heads[number].digest)))
+            for number in range(count)
+            if text[number * size : (number + 1) * size] != empty
+        ]
 
     def take_away(self, table: int) -> None:
         """Free a table that no policy uses any longer; waits until no operation is judged by it."""
+        self._update("tables", table, ffi.new("struct boesfs_table *"))
         for name in ("table_names", "table_long_names", "table_rows"):
             self._remove(name, table)
+        for key in self._programs.pop(table, []):
+            lib.bpf_map_delete_elem(self._fds["programs"], key)
+
+    def _read_programs(self) -> dict[int, list[Any]]:
+        """The keys of all programs, by their tables."""
+        found: dict[int, list[Any]] = {}
+        key = ffi.NULL
+        while True:
+            following = ffi.new("struct boesfs_program_key *")
+            if lib.bpf_map_get_next_key(self._fds["programs"], key, following):
+                return found
+            found.setdefault(int(following.table), []).append(following)
+            key = following
 
     def replace(self, policy: int, table: int, *, kill_mapped: bool = False) -> None:
         """From now on TABLE judges what is under POLICY. Returns when it does."""
@@ -199,7 +298,7 @@ class Policies:
         self._call(policy_id=policy, table=table, flags=flags)
 
     def forget(self, policy: int) -> None:
-        """A policy that no mount uses. Failed: Device or resource busy."""
+        """Everything is denied on mounts of this policy, and no new ones can name it. Failed: it is not known."""
         self._call(policy_id=policy, forget=1)
 
     def _call(self, **fields: int) -> None:
@@ -216,19 +315,18 @@ class Policies:
         if answer and ffi.errno != errno.ENOENT:
             raise _failed(f"{name} cannot be written", ffi.errno)
 
-    def know_program(self, policy: int, slot: int, ino: int, dev: int, generation: int) -> None:
-        """This executable is the SLOT-th program of a policy's rules."""
-        key = ffi.new("struct boesfs_program_key *", {"policy_id": policy})
-        key.id.ino, key.id.dev, key.id.generation = ino, dev, generation
-        slots = ffi.new("__u64 *")
-        lib.bpf_map_lookup_elem(self._fds["programs"], key, slots)
-        slots[0] |= 1 << slot
-        _checked("programs cannot be written", lib.bpf_map_update_elem(self._fds["programs"], key, slots, 0))
-
     # --- what the program tells
+
+    def untold(self, instance: int) -> int:
+        """How many denials of an instance were not told: there were too many at once."""
+        key = ffi.new("struct boesfs_count_key *", {"instance": instance, "rule": NUMBERS["BOESFS_RULE_ANY"]})
+        count = ffi.new("struct boesfs_count *")
+        return int(count.untold) if not lib.bpf_map_lookup_elem(self._fds["counts"], key, count) else 0
 
     def listen(self, hear: Callable[[Record], None]) -> int:
         """A descriptor that is readable when read() has something for HEAR."""
+        if self._ring != ffi.NULL:
+            lib.ring_buffer__free(self._ring)
         self._handle = ffi.new_handle(lambda data: hear(parse_record(data)))
         callback = lib.boesfs_record_came
         self._ring = lib.ring_buffer__new(self._fds["records"], callback, self._handle, ffi.NULL)
@@ -257,4 +355,4 @@ def parse_record(data: bytes) -> Record:
     for name in ("path_length", "other_length", "string_length"):
         texts.append(data[at : at + fields[name]])
         at += fields[name] + 1
-    return Record(fields, *texts)
+    return Record(fields, ffi.string(record.comm), *texts)

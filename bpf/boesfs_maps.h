@@ -17,9 +17,11 @@ enum boesfs_maps_limits {
 	BOESFS_NAME_CHUNKS = 5,	   /* pieces of the longest name */
 	BOESFS_CONDITIONS = 65536, /* of one class */
 	BOESFS_TESTS = 16,	   /* of one condition */
-	BOESFS_INSTANCES = 1 << 20,
+	BOESFS_INSTANCES = 65536, /* that are counted, and their rules with a threshold */
 	BOESFS_PROGRAMS = 65536,
 	BOESFS_TEXT = 4096, /* with the final NUL */
+	BOESFS_KILLS = 65536, /* remembered, those of the last instances */
+	BOESFS_KILL_PATH = 248,
 };
 
 /*
@@ -147,24 +149,32 @@ union boesfs_row {
  * struct boesfs_table - What is said of a table as a whole.
  * @kill:	the instance ends with the denial after so many; 0: never
  * @learn:	denials are told, and allowed
+ * @policy_id:	whose it is; 0: nobody's. This and what follows is for the loader
+ * @digest:	of what it was made from
  */
 struct boesfs_table {
 	__u32 kill;
 	__u32 learn;
+	__u32 policy_id;
+	__u32 reserved;
+	__u64 digest[2];
 };
 
-/* The programs that a policy's rules name: which of them this executable is, as a mask. */
+/* The programs that a table's rules name: which of them this executable is, as a mask. */
 struct boesfs_program_key {
 	struct boesfs_program_id id;
-	__u32 policy_id;
+	__u32 table;
 	__u32 reserved;
 };
 
-/* Denials are counted for each instance (rule BOESFS_RULE_ANY), and for each rule with a threshold. */
+/*
+ * Denials are counted for each instance (rule BOESFS_RULE_ANY, table 0), and for each rule of a table
+ * with a threshold.
+ */
 struct boesfs_count_key {
 	__u64 instance;
 	__u32 rule;
-	__u32 policy_id;
+	__u32 table;
 };
 
 struct boesfs_count {
@@ -172,6 +182,18 @@ struct boesfs_count {
 	__u64 untold; /* for want of room in the ring buffer, or because they came too fast */
 	__u64 second; /* of boot time, of the last record */
 	__u64 told;   /* records in that second */
+};
+
+/**
+ * struct boesfs_kill - Why an instance was ended: its last denial, for who answers for it.
+ * @op:	the operation
+ * @rule:	as in struct boesfs_record
+ * @path:	where, with its NUL; if it is long, as much of its beginning as fits
+ */
+struct boesfs_kill {
+	__u32 op;
+	__u32 rule;
+	char path[BOESFS_KILL_PATH];
 };
 
 enum boesfs_rule_number {
@@ -192,6 +214,7 @@ struct boesfs_record {
 	__u64 denials; /* of this instance, with this one */
 	__u64 untold;  /* before it */
 	struct boesfs_program_id program;
+	char comm[16]; /* the thread's name, which it may have given itself */
 	__u32 policy_id;
 	__u32 op;
 	__u32 access;

@@ -95,13 +95,20 @@ struct {
 	__type(value, __u64);
 } programs SEC(".maps");
 
+/* Of instances that are long gone nothing is kept: those that denied last stay. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, BOESFS_INSTANCES);
 	__type(key, struct boesfs_count_key);
 	__type(value, struct boesfs_count);
 } counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, BOESFS_KILLS);
+	__type(key, __u64);
+	__type(value, struct boesfs_kill);
+} kills SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -120,6 +127,7 @@ struct report {
  */
 struct room {
 	__u64 busy;
+	struct boesfs_kill kill;
 	struct report report;
 };
 
@@ -318,7 +326,7 @@ static bool is_marked(void *rows, __u32 label, __u32 mark)
 
 static bool caller_runs(struct boesfs_ctx *bc, __u64 slots)
 {
-	struct boesfs_program_key key = { .policy_id = bc->policy_id };
+	struct boesfs_program_key key = { .table = bc->table };
 	__u64 *known;
 
 	if (boesfs_ctx_program(bc, &key.id))
@@ -399,9 +407,9 @@ static void decide(struct boesfs_ctx *bc, struct view *view, __u64 bit, struct d
 
 enum { NS_PER_S = 1000000000, RECORDS_PER_S = 1000 }; /* of one instance */
 
-static struct boesfs_count *count_of(struct boesfs_ctx *bc, __u32 rule)
+static struct boesfs_count *count_of(struct boesfs_ctx *bc, __u32 rule, __u32 table)
 {
-	struct boesfs_count_key key = { .instance = bc->instance, .policy_id = bc->policy_id, .rule = rule };
+	struct boesfs_count_key key = { .instance = bc->instance, .rule = rule, .table = table };
 	struct boesfs_count none = {}, *count = bpf_map_lookup_elem(&counts, &key);
 
 	if (count)
@@ -467,6 +475,7 @@ static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct
 	r->uid = bc->uid;
 	if (boesfs_ctx_program(bc, &r->program))
 		__builtin_memset(&r->program, 0, sizeof(r->program));
+	bpf_probe_read_kernel_str(r->comm, sizeof(r->comm), bpf_get_current_task_btf()->comm);
 	r->path_length = append(bc, BOESFS_STRING_PATH, report, 0);
 	end = r->path_length + 1;
 	r->other_length = append(bc, BOESFS_STRING_OTHER_PATH, report, end);
@@ -488,12 +497,29 @@ untold:
 
 /* ------------------------------------------------------------- check */
 
+/* The agent reads it when its sandbox has ended. */
+static void say_why(struct boesfs_ctx *bc, __u32 rule)
+{
+	struct room *room = take_room();
+	__u64 instance = bc->instance;
+
+	if (!room)
+		return;
+	room->kill.op = bc->op;
+	room->kill.rule = rule;
+	room->kill.path[0] = 0;
+	if (boesfs_ctx_string(bc, BOESFS_STRING_PATH, room->report.strings, BOESFS_TEXT) >= 0)
+		bpf_probe_read_kernel_str(room->kill.path, sizeof(room->kill.path), room->report.strings);
+	bpf_map_update_elem(&kills, &instance, &room->kill, BPF_NOEXIST); /* the first is why */
+	leave_room(room);
+}
+
 /* A denial is counted, told, and ends the instance when there were too many. */
 static int deny(struct boesfs_ctx *bc, const struct decision *decision)
 {
 	__u32 number = bc->table, rule = decision->condition ? decision->condition->rule : BOESFS_RULE_CLASS;
 	struct boesfs_table *table = bpf_map_lookup_elem(&tables, &number);
-	struct boesfs_count *all = count_of(bc, BOESFS_RULE_ANY), *one;
+	struct boesfs_count *all = count_of(bc, BOESFS_RULE_ANY, 0), *one;
 	struct boesfs_record said = { .rule = rule, .verdict = -EPERM };
 	__u64 mine;
 
@@ -502,7 +528,7 @@ static int deny(struct boesfs_ctx *bc, const struct decision *decision)
 	if (table && table->kill && (!all || said.denials > table->kill))
 		said.killed = 1;
 	if (decision->condition && decision->condition->kill) {
-		one = count_of(bc, rule);
+		one = count_of(bc, rule, number);
 		mine = one ? __sync_fetch_and_add(&one->denials, 1) + 1 : ~0ULL;
 		if (mine > decision->condition->kill)
 			said.killed = 1;
@@ -512,8 +538,10 @@ static int deny(struct boesfs_ctx *bc, const struct decision *decision)
 		said.verdict = 0;
 	}
 	tell(bc, &said, all);
-	if (said.killed)
+	if (said.killed) {
+		say_why(bc, rule);
 		bc->flags = BOESFS_KILL;
+	}
 	if (!said.verdict)
 		bc->flags = BOESFS_NOCACHE;
 	return said.verdict;
@@ -531,7 +559,7 @@ static int judge(struct boesfs_ctx *bc, struct view *view, __u64 bit)
 	if (decision.condition && decision.condition->flags & BOESFS_CONDITION_AUDIT) {
 		struct boesfs_record said = { .rule = decision.condition->rule };
 
-		tell(bc, &said, count_of(bc, BOESFS_RULE_ANY));
+		tell(bc, &said, count_of(bc, BOESFS_RULE_ANY, 0));
 	}
 	return 0;
 }

@@ -33,6 +33,7 @@ void boesfs_listen(void);
 int boesfs_map_create(__u32 type, const char *name, __u32 key_size, __u32 value_size, __u32 max_entries, __u32 flags);
 int boesfs_map_fill(int fd, const void *keys, const void *values, __u32 count);
 int boesfs_call(int program, struct boesfs_call *call);
+int boesfs_map_read(int fd, void *keys, void *values, __u32 count);
 
 struct bpf_object *bpf_object__open_file(const char *path, const void *options);
 int bpf_object__load(struct bpf_object *object);
@@ -51,6 +52,7 @@ int bpf_obj_get(const char *path);
 int bpf_map_update_elem(int fd, const void *key, const void *value, __u64 flags);
 int bpf_map_lookup_elem(int fd, const void *key, void *value);
 int bpf_map_delete_elem(int fd, const void *key);
+int bpf_map_get_next_key(int fd, const void *key, void *next);
 struct ring_buffer *ring_buffer__new(int fd, ring_buffer_sample_fn callback, void *context, const void *options);
 void ring_buffer__free(struct ring_buffer *ring);
 int ring_buffer__consume(struct ring_buffer *ring);
@@ -101,6 +103,15 @@ static int boesfs_map_fill(int fd, const void *keys, const void *values, __u32 c
     __u32 done = count;
 
     return bpf_map_update_batch(fd, keys, values, &done, &options) ? -errno : 0;
+}
+
+/* All elements of an array. */
+static int boesfs_map_read(int fd, void *keys, void *values, __u32 count)
+{
+    LIBBPF_OPTS(bpf_map_batch_opts, options);
+    __u32 next;
+
+    return bpf_map_lookup_batch(fd, NULL, &next, keys, values, &count, &options) && errno != ENOENT ? -errno : count;
 }
 
 static int boesfs_call(int program, struct boesfs_call *call)

@@ -58,7 +58,9 @@ class Tables:
 
     def load(self, policy: Policy, number: int, *, kill: int = 0, learn: bool = False) -> None:
         """Fill table NUMBER."""
-        self.kernel.put(number, image.pack(compiler.compile_policy(policy), kernel.NUMBERS), kill=kill, learn=learn)
+        packed = image.pack(compiler.compile_policy(policy), kernel.NUMBERS)
+        programs = [kernel.executable(Path(program)) for program in packed.programs]
+        self.kernel.put(number, packed, policy=POLICY, kill=kill, learn=learn, programs=programs)
 
     def enforce(self, policy: Policy, **options: object) -> None:
         """From now on POLICY judges."""

@@ -2,13 +2,12 @@
 """What the product's policy program decides, tells and counts; replaced, upgraded and taken away."""
 
 import errno
-import fcntl
 import os
-import struct
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from compiled import (
     NAME,
     OBJECT,
     POLICY,
+    Tables,
     agree,
     agree_while_replaced,
     kernel,
@@ -29,6 +29,7 @@ from compiled import (
 from scene import SCALE, Scene, opened, refused
 
 from boesfsd.errors import BoesError
+from boesfsd.policy import image
 from boesfsd.policy.compiler import compile_policy
 from boesfsd.policy.places import Glob, parse
 from boesfsd.policy.rules import Number, Other, Policy, Program, Text
@@ -36,6 +37,7 @@ from boesfsd.policy.rules import Number, Other, Policy, Program, Text
 OPERATIONS = 10_000
 WHILE_REPLACED = 2_000
 EXCHANGES = 3
+FLOOD, RECORDS_PER_S = 5000, 1000  # the second is the program's
 BLACK = operations.ALL
 
 
@@ -323,8 +325,6 @@ def test_a_program_is_known_by_its_file_and_not_by_its_name(s: Scene) -> None:
     with loaded() as tables:
         rules = (rule("allow", "/secret", tests=(Program("/usr/bin/cat"),), opens=True),)
         tables.enforce(Policy(operations.mask(("lookup", "getattr", "open")), rules))
-        found = cat.stat()
-        tables.kernel.know_program(POLICY, 0, found.st_ino, kernel_device(found.st_dev), generation(cat))
         up = mount(s)
         for program, allowed in ((cat, True), (link, True), (copy, False), (Path("/usr/bin/head"), False)):
             done = subprocess.run([program, up / "secret"], capture_output=True, text=True, check=False)
@@ -337,31 +337,86 @@ def kernel_device(number: int) -> int:
     return os.major(number) << 20 | os.minor(number)
 
 
-def generation(file: Path) -> int:
-    """FS_IOC_GETVERSION."""
-    with file.open("rb") as opened_:
-        return struct.unpack("i", fcntl.ioctl(opened_, 0x80087601, bytes(8))[:4])[0] & 0xFFFFFFFF
+def test_the_tables_that_are_filled_are_told_with_their_policies(s: Scene) -> None:
+    with loaded() as tables:
+        packed = image.pack(compile_policy(EVERYTHING), kernel.NUMBERS)
+        digests = {number: bytes([number % 251]) * kernel.DIGEST for number in (3, 65535)}
+        for number, digest in digests.items():
+            tables.kernel.put(number, packed, policy=number + 1, kill=0, digest=digest)
+        anew = kernel.Policies()
+        assert anew.tables() == [(number, number + 1, digest) for number, digest in digests.items()]
+        for number in digests:
+            anew.take_away(number)
+        assert tables.kernel.tables() == []
+        anew.close()
+
+
+def test_the_programs_of_a_table_go_with_it(s: Scene) -> None:
+    (s.lower / "secret").write_text("x")
+    rules = (rule("allow", "/secret", tests=(Program("/usr/bin/cat"),), opens=True),)
+    with loaded() as tables:
+        tables.enforce(Policy(operations.mask(("lookup", "getattr", "open")), rules))
+        up = mount(s)
+        assert subprocess.run(["cat", up / "secret"], capture_output=True, text=True, check=False).stdout == "x"
+        packed = image.pack(compile_policy(Policy(0, rules)), kernel.NUMBERS)
+        anew = kernel.Policies()  # as the daemon that is started again
+        anew.take_away(tables.used)
+        anew.put(tables.used, packed, policy=POLICY, kill=0)  # with no such program
+        anew.replace(POLICY, tables.used)
+        assert subprocess.run(["cat", up / "secret"], capture_output=True, text=True, check=False).stdout == ""
+        anew.close()
+        s.umount()
+
+
+def flooded(tables: Tables, path: Path, times: int) -> list[kernel.Record]:
+    """What is told of so many denials, when it is read at the end, and of one more after that."""
+    heard: list[kernel.Record] = []
+    tables.kernel.listen(heard.append)
+    for number in range(times + 1):
+        if number == times:
+            tables.kernel.read()
+            time.sleep(1.1)  # in the next second there is room again
+        with refused():
+            path.stat()
+    tables.kernel.read()
+    return heard
 
 
 def test_a_flood_of_denials_is_counted_and_what_is_not_told_is_said(s: Scene) -> None:
     (s.lower / "a").touch()
-    heard: list[kernel.Record] = []
     with loaded() as tables:
         tables.enforce(Policy(BLACK, (rule("deny", "/a", "getattr"),)))
-        tables.kernel.listen(heard.append)
         up = s.mount(policy=NAME, policy_id=POLICY, instance=new_instance())
-        count, begun = 0, time.monotonic()
-        while count < 5000 or time.monotonic() - begun < 1.1:
-            with refused():
-                (up / "a").stat()
-            count += 1
-        tables.kernel.read()
-        last = max(heard, key=lambda record: record.fields["denials"])
-        assert len(heard) < count
-        assert (
-            last.fields["denials"] - len([r for r in heard if r.fields["denials"] <= last.fields["denials"]])
-            == (last.fields["untold"])
-        )
+        begun = time.monotonic()
+        heard = flooded(tables, up / "a", FLOOD)
+        seconds = time.monotonic() - begun
+        last = heard[-1].fields
+        assert (last["denials"], last["untold"]) == (FLOOD + 1, FLOOD + 1 - len(heard))
+        told = Counter(record.fields["time"] // 1_000_000_000 for record in heard)
+        assert max(told.values()) <= RECORDS_PER_S
+        assert len(heard) < FLOOD or seconds > FLOOD / RECORDS_PER_S  # a kernel that checks itself is not so quick
+        s.umount()
+
+
+def test_what_has_no_room_is_counted_and_said(s: Scene) -> None:
+    """The ring has 4 MiB, the longest paths need a thousandth of that."""
+    names = [letter * 255 for letter in "abcdefghijklmno"]
+    below = s.lower
+    for name in names:
+        below = below / name
+        below.mkdir()
+    with loaded() as tables:
+        tables.enforce(Policy(BLACK, (rule("deny", "/" + "/".join(names), "getattr"),)))
+        up = s.mount(policy=NAME, policy_id=POLICY, instance=new_instance())
+        back = os.getcwd()
+        os.chdir(up.joinpath(*names[:-1]))
+        try:
+            heard = flooded(tables, Path(names[-1]), 1200)
+        finally:
+            os.chdir(back)
+        assert 900 < len(heard) < 1200
+        assert heard[-1].fields["untold"] == 1201 - len(heard)
+        assert heard[-1].path == b"/" + "/".join(names).encode()
         s.umount()
 
 
@@ -376,7 +431,7 @@ def refusal(call: Callable[[], object]) -> BoesError:
 
 def test_what_is_not_set_up_is_said_with_the_remedy(s: Scene) -> None:
     said = refusal(kernel.Policies)
-    assert (said.code, said.hint) == ("Unsupported", "systemctl start boesfs-setup")
+    assert (said.code, said.hint) == ("Unsupported", "systemctl restart boesfs-setup, then systemctl reload boesfsd")
     assert said.message.startswith("/sys/fs/bpf/boesfs/")
     end = time.monotonic() + 20  # what was attached is let go of by a worker of the kernel's
     while subprocess.run(["rmmod", "boesfs"], check=time.monotonic() > end).returncode:
