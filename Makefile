@@ -12,6 +12,8 @@ CFLAGS ?= -O2 -g
 AGENT_CFLAGS := -std=gnu11 -Wall -Wextra -Werror -Wswitch-enum -static -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 FDK := fdk==0.1.128 httptools==0.9.0
 LIB := $(DESTDIR)/usr/lib/boesfs
+# Where `make -C bpf OUT=…` has put the policy program and boesfsd's way to it; none: only enforcement = landlock.
+BPF ?=
 AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
@@ -84,8 +86,13 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -m 0755 etc/boesfsd.launcher $(DESTDIR)/usr/sbin/boesfsd
 	install -m 0755 etc/boesfsctl.launcher $(DESTDIR)/usr/bin/boesfsctl
 	install -m 0755 etc/boesfs-net.launcher $(LIB)/boesfs-net
+	install -m 0755 etc/boesfs-setup.launcher $(LIB)/boesfs-setup
+	$(if $(BPF),install -m 0644 $(BPF)/boesfs_policy.bpf.o $(LIB)/)
+	$(if $(BPF),install -m 0644 $(BPF)/_boesfs_bpf.abi3.so $(LIB)/python/)
 	install -m 0644 units/*.service units/*.socket units/*.slice $(DESTDIR)/usr/lib/systemd/system/
 	install -m 0644 etc/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/boesfsd.conf
+	install -d $(DESTDIR)/usr/lib/systemd/catalog
+	install -m 0644 etc/boesfs.catalog $(DESTDIR)/usr/lib/systemd/catalog/
 	install -m 0644 etc/tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/boesfsd.conf
 	install -m 0644 etc/org.boesfs.Faas1.conf $(DESTDIR)/usr/share/dbus-1/system.d/
 	install -m 0644 etc/org.boesfs.Faas1.service $(DESTDIR)/usr/share/dbus-1/system-services/
@@ -98,6 +105,7 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	rm -rf $(DESTDIR)/usr/share/doc/boesfsd/examples
 	cp -r examples $(DESTDIR)/usr/share/doc/boesfsd/
 	[ -e $(DESTDIR)/etc/boesfsd/boesfsd.conf ] || install -m 0644 etc/boesfsd.conf $(DESTDIR)/etc/boesfsd/
+	[ -e $(DESTDIR)/etc/boesfsd/policy.yaml ] || install -m 0644 etc/policy.yaml $(DESTDIR)/etc/boesfsd/
 	if [ -x "$(DESTDIR)/usr/bin/python3" ]; then chroot "$(DESTDIR)/" /usr/bin/python3 -m compileall -q /usr/lib/boesfs; fi
 
 demo: host-packages

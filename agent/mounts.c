@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -39,15 +40,20 @@ static int attach(int mount, const char *path)
 	return result;
 }
 
+static int set_option(int context, const char *key, const char *value)
+{
+	return syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0);
+}
+
 static int option(int context, const char *key, const char *format, unsigned long long number)
 {
 	char value[32];
 
 	snprintf(value, sizeof value, format, number);
-	return syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, key, value, 0);
+	return set_option(context, key, value);
 }
 
-int mount_tmpfs_detached(uint64_t bytes, uid_t uid, unsigned mode)
+int mount_tmpfs_detached(uint64_t bytes, uid_t uid, unsigned mode, uint64_t flags)
 {
 	int context = syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), mount = -1;
 
@@ -57,7 +63,7 @@ int mount_tmpfs_detached(uint64_t bytes, uid_t uid, unsigned mode)
 	    !option(context, "uid", "%llu", uid) && !option(context, "gid", "%llu", uid) &&
 	    !option(context, "nr_inodes", "%llu", bytes / 1024 + 64) &&
 	    !syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
-		mount = syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+		mount = syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | flags);
 	close(context);
 	return mount;
 }
@@ -69,7 +75,7 @@ int step_root(uint64_t bytes)
 	/* nothing that happens in here may reach the host */
 	if (syscall(SYS_mount, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return -1;
-	mount = mount_tmpfs_detached(bytes, 0, 0755);
+	mount = mount_tmpfs_detached(bytes, 0, 0755, 0);
 	if (mount < 0 || chdir(root_dir) || attach(mount, "."))
 		return -1;
 	return chdir(root_dir);	/* once more: now it is the new mount */
@@ -102,22 +108,30 @@ int step_file(const char *path, const char *mode, const char *text)
 	return result;
 }
 
+int step_copy(const char *source, const char *path)
+{
+	int from = open(source, O_RDONLY | O_CLOEXEC);
+	int to = open(inside(path), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
+	ssize_t moved = -1;
+
+	while (from >= 0 && to >= 0 && (moved = sendfile(to, from, NULL, 1 << 30)) > 0)
+		;
+	if (from >= 0)
+		close(from);
+	if (to >= 0)
+		close(to);
+	return moved ? -1 : 0;
+}
+
 static int bind_with(const char *source, const char *path, uint64_t flags)
 {
 	int mount = syscall(SYS_open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-	struct stat st;
 
 	if (mount < 0)
 		return -1;
-	if (fstat(mount, &st) || set_flags(mount, flags)) {
+	if (set_flags(mount, flags)) {
 		close(mount);
 		return -1;
-	}
-	if (!S_ISDIR(st.st_mode)) {	/* a mount needs something of its kind below it */
-		int fd = open(inside(path), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0444);
-
-		if (fd >= 0)
-			close(fd);
 	}
 	return attach(mount, path);
 }
@@ -125,6 +139,48 @@ static int bind_with(const char *source, const char *path, uint64_t flags)
 int step_bind(const char *source, const char *path)
 {
 	return bind_with(source, path, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+}
+
+/* What the kernel says of a mount that it refuses; its first message is the one that tells why. */
+static void read_refusal(int context, char *text, size_t size)
+{
+	ssize_t len = read(context, text, size - 1);
+
+	text[len > 0 ? len : 0] = 0;
+	text[strcspn(text, "\n")] = 0;
+	if (len > 2 && text[1] == ' ')	/* "e ", the message's level */
+		memmove(text, text + 2, strlen(text + 2) + 1);
+}
+
+/* A mount of one filesystem alone, as bind is: what is mounted below SOURCE is not seen. */
+int step_govern(struct build *build, const char *path, const char *access, const char *source)
+{
+	uint64_t flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (strcmp(access, "rw") ? MOUNT_ATTR_RDONLY : 0);
+	int context, mount = -1, saved;
+
+	if (!build->policy) {
+		errno = EINVAL;
+		return -1;
+	}
+	context = syscall(SYS_fsopen, "boesfs", FSOPEN_CLOEXEC);
+	if (context < 0) {
+		if (errno == ENODEV)
+			snprintf(build->detail, sizeof build->detail, "the kernel module boesfs is not loaded: systemctl restart boesfs-setup");
+		return -1;
+	}
+	if (!set_option(context, "policy", "boesfsd") && !set_option(context, "policy_id", build->policy) &&
+	    !set_option(context, "at", path) && !option(context, "instance", "%llu", build->instance) &&
+	    !set_option(context, "source", source ? source : inside(path)) &&
+	    !syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+		mount = syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, flags);
+	saved = errno;
+	if (mount < 0)
+		read_refusal(context, build->detail, sizeof build->detail);
+	close(context);
+	errno = saved;
+	if (mount < 0 || attach(mount, path))
+		return -1;
+	return strcmp(path, "/") ? 0 : chdir(root_dir);	/* the new root is over the one that we stand in */
 }
 
 int step_device(const char *name)
@@ -138,14 +194,14 @@ int step_device(const char *name)
 
 int step_hide(const char *path)
 {
-	int mount = mount_tmpfs_detached(4096, 0, 0555);
+	int mount = mount_tmpfs_detached(4096, 0, 0555, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC);
 
-	return mount < 0 || set_flags(mount, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV) ? -1 : attach(mount, path);
+	return mount < 0 ? -1 : attach(mount, path);
 }
 
 int step_tmpfs(const char *path, uint64_t bytes, const char *mode, uid_t uid)
 {
-	int mount = mount_tmpfs_detached(bytes, uid, strtoul(mode, NULL, 8));
+	int mount = mount_tmpfs_detached(bytes, uid, strtoul(mode, NULL, 8), 0);
 
 	return mount < 0 ? -1 : attach(mount, path);
 }

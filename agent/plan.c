@@ -13,7 +13,7 @@
 const char *const plan_op_names[OP_COUNT] = {
 	[OP_LABEL] = "label", [OP_LIMIT] = "limit", [OP_USER] = "user", [OP_NETWORK] = "network",
 	[OP_ROOT] = "root", [OP_MKDIR] = "mkdir", [OP_LINK] = "link", [OP_FILE] = "file",
-	[OP_BIND] = "bind", [OP_DEVICE] = "device", [OP_HIDE] = "hide", [OP_TMPFS] = "tmpfs", [OP_PROC] = "proc",
+	[OP_COPY] = "copy", [OP_BIND] = "bind", [OP_POLICY] = "policy", [OP_GOVERN] = "govern", [OP_DEVICE] = "device", [OP_HIDE] = "hide", [OP_TMPFS] = "tmpfs", [OP_PROC] = "proc",
 	[OP_LISTENER] = "listener", [OP_PIVOT] = "pivot", [OP_HOSTNAME] = "hostname",
 	[OP_RLIMIT] = "rlimit", [OP_DROP] = "drop", [OP_LANDLOCK] = "landlock", [OP_ALLOW] = "allow",
 	[OP_PORTS] = "ports", [OP_RESTRICT] = "restrict", [OP_SECCOMP] = "seccomp", [OP_ENV] = "env",
@@ -24,7 +24,7 @@ const char *const plan_op_names[OP_COUNT] = {
 static const struct { int min, max; } arity[OP_COUNT] = {
 	[OP_LABEL] = {2, 2}, [OP_LIMIT] = {2, 2}, [OP_USER] = {1, 1}, [OP_NETWORK] = {1, 1},
 	[OP_ROOT] = {1, 1}, [OP_MKDIR] = {2, 2}, [OP_LINK] = {2, 2}, [OP_FILE] = {3, 3},
-	[OP_BIND] = {2, 2}, [OP_DEVICE] = {1, 1}, [OP_HIDE] = {1, 1}, [OP_TMPFS] = {3, 3}, [OP_PROC] = {1, 1},
+	[OP_COPY] = {2, 2}, [OP_BIND] = {2, 2}, [OP_POLICY] = {1, 1}, [OP_GOVERN] = {2, 3}, [OP_DEVICE] = {1, 1}, [OP_HIDE] = {1, 1}, [OP_TMPFS] = {3, 3}, [OP_PROC] = {1, 1},
 	[OP_LISTENER] = {1, 1}, [OP_PIVOT] = {0, 0}, [OP_HOSTNAME] = {1, 1}, [OP_RLIMIT] = {2, 2},
 	[OP_DROP] = {0, 0}, [OP_LANDLOCK] = {1, 1}, [OP_ALLOW] = {2, 2}, [OP_PORTS] = {1, 1 << 16},
 	[OP_RESTRICT] = {0, 0}, [OP_SECCOMP] = {1, 1}, [OP_ENV] = {1, 1}, [OP_CWD] = {1, 1},
@@ -128,8 +128,8 @@ int plan_read(struct plan *plan, const char *file)
 		return fail(plan, file, 0, "out of memory");
 	rest = text;
 	line = strsep(&rest, "\n");
-	if (strcmp(line, "boesfs-plan\t1"))
-		return fail(plan, file, number, "not a plan of version 1; restart boesfsd to render it anew");
+	if (strcmp(line, "boesfs-plan\t2"))
+		return fail(plan, file, number, "not a plan of version 2; restart boesfsd to render it anew");
 	while ((line = strsep(&rest, "\n"))) {
 		number++;
 		if (!*line)

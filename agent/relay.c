@@ -3,6 +3,7 @@
 #include "relay.h"
 #include "http.h"
 #include "notify.h"
+#include "policy.h"
 #include "syscall_names.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
@@ -359,9 +361,11 @@ static bool out_of_memory(void)
 	return kills > 0;
 }
 
-/* How the FDK's end reads to a person. */
-static void describe_end(const struct supervisor *s, char *text, size_t size)
+/* How the FDK's end reads to a person, and as exit status of the unit's main process (sysexits.h has the first). */
+static int describe_end(const struct supervisor *s, char *text, size_t size)
 {
+	if (killed_by_policy(s->sandbox->kills_fd, s->sandbox->instance, text, size))
+		return EX_NOPERM;
 	if (out_of_memory())
 		snprintf(text, size, "out of memory: it used more than memory= allows");
 	else if (s->fdk_status < 0)
@@ -370,6 +374,7 @@ static void describe_end(const struct supervisor *s, char *text, size_t size)
 		snprintf(text, size, "killed by SIG%s", sigabbrev_np(WTERMSIG(s->fdk_status)));
 	else
 		snprintf(text, size, "exited with status %d", WEXITSTATUS(s->fdk_status));
+	return 1;
 }
 
 static bool read_report(struct supervisor *s);
@@ -385,13 +390,14 @@ static void await_report(struct supervisor *s)
 
 static void fail_call(struct supervisor *s)
 {
-	char detail[160];
+	char detail[320];
+	int status;
 
 	await_report(s);
-	describe_end(s, detail, sizeof detail);
+	status = describe_end(s, detail, sizeof detail);
 	drain_output(s, BUFFER);
 	journal_say(s->journal, LOG_ERR, "The function gave no answer: %s", detail);
-	end_instance(s, 1, 502, "FunctionFailed", "error receiving function response", detail);
+	end_instance(s, status, 502, "FunctionFailed", "error receiving function response", detail);
 }
 
 /* --- one call ----------------------------------------------------------------------------------------------- */
@@ -800,7 +806,7 @@ static const char init_timed_out[] =
 static void describe_failed_start(struct supervisor *s, char *text, size_t size)
 {
 	const char *said = s->streams[1].last;
-	char end[160];
+	char end[300];
 
 	drain_output(s, DRAIN_BYTES);
 	stream_flush(&s->streams[1], s->journal, s->now_ms);
@@ -811,18 +817,19 @@ static void describe_failed_start(struct supervisor *s, char *text, size_t size)
 static void sandbox_ended(struct supervisor *s)
 {
 	char detail[512];
+	int status;
 
 	s->gone = true;
 	while (s->sandbox->report_fd >= 0 && read_report(s))
 		;
-	describe_end(s, detail, sizeof detail);
+	status = describe_end(s, detail, sizeof detail);
 	if (s->state == STARTING) {
 		describe_failed_start(s, detail, sizeof detail);
 		fail_start(s, 502, init_failed, detail);
 	} else if (!s->caller) {
 		drain_output(s, BUFFER);
 		journal_say(s->journal, LOG_ERR, "The function ended between calls: %s", detail);
-		end_instance(s, 1, 0, NULL, NULL, NULL);
+		end_instance(s, status, 0, NULL, NULL, NULL);
 	}
 	/* else the end of its connection tells, after what it still answered */
 }

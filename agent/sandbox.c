@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #define _GNU_SOURCE
 #include "sandbox.h"
+#include "policy.h"
 #include "steps.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <linux/mount.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
@@ -12,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -25,11 +29,11 @@ static void report(int fd, const char *text)
 }
 
 /* One step of the plan failed: say which, and why. Nothing runs after it. */
-static _Noreturn void refuse(int fd, const struct step *step)
+static _Noreturn void refuse(int fd, const struct step *step, const char *detail)
 {
 	char text[512];
 	int len = snprintf(text, sizeof text, "E%s", plan_op_names[step->op]);
-	const char *reason = strerror(errno);
+	const char *reason = *detail ? detail : strerror(errno);
 
 	for (int i = 0; i < step->argc && i < 2 && len < 300; i++)
 		len += snprintf(text + len, sizeof text - len, " %.120s", step->argv[i]);
@@ -84,11 +88,11 @@ static _Noreturn void exec_function(const struct step *step, char **environment,
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (null < 0 || dup2(null, 0) < 0 || dup2(out[1], 1) < 0 || dup2(err[1], 2) < 0)
-		refuse(channel, step);
+		refuse(channel, step, "");
 	/* whatever else is open ends here: the function gets 0, 1 and 2 */
 	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
 	execve(step->argv[0], step->argv, environment);
-	refuse(channel, step);
+	refuse(channel, step, "");
 }
 
 /* PID 1 of the sandbox: reaps, and ends with its one child; the kernel then ends everything else inside. */
@@ -138,7 +142,10 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		case OP_MKDIR: result = step_mkdir(argv[0], argv[1]); break;
 		case OP_LINK: result = step_link(argv[0], argv[1]); break;
 		case OP_FILE: result = step_file(argv[0], argv[1], argv[2]); break;
+		case OP_COPY: result = step_copy(argv[0], argv[1]); break;
 		case OP_BIND: result = step_bind(argv[0], argv[1]); break;
+		case OP_POLICY: build->policy = argv[0]; break;
+		case OP_GOVERN: result = step_govern(build, argv[0], argv[1], argv[2]); break;
 		case OP_DEVICE: result = step_device(argv[0]); break;
 		case OP_HIDE: result = step_hide(argv[0]); break;
 		case OP_TMPFS: result = step_tmpfs(argv[0], strtoull(argv[1], NULL, 10), argv[2], build->uid); break;
@@ -174,19 +181,30 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 			errno = EPERM;
 			/* fail closed: a plan that forgot a wall starts nothing */
 			if (!build->pivoted || !build->dropped || !build->restricted || !build->filtered)
-				refuse(channel, step);
+				refuse(channel, step, "");
 			child = fork();
 			if (child == 0)
 				exec_function(step, environment, out, err, channel);
 			if (child < 0)
-				refuse(channel, step);
+				refuse(channel, step, "");
 			be_init(child, channel);
 		case OP_COUNT: break;
 		}
 		if (result)
-			refuse(channel, step);
+			refuse(channel, step, build->detail);
 	}
 	_exit(1);
+}
+
+/* What the kernel's records call this instance: half of systemd's id for this run of the unit, or chance. */
+static uint64_t instance_number(void)
+{
+	const char *id = getenv("INVOCATION_ID");
+	uint64_t number = 0;
+
+	if ((!id || sscanf(id, "%16" SCNx64, &number) != 1) && getrandom(&number, sizeof number, 0) != sizeof number)
+		number = 0;
+	return number ? number : 1;	/* 0 is no instance */
 }
 
 /* What needs the host's view of things, before any namespace is entered. */
@@ -195,6 +213,7 @@ static int prepare(struct build *build, const struct plan *plan, int *netns, cha
 	const struct step *user = plan_find(plan, OP_USER), *filter = plan_find(plan, OP_SECCOMP);
 	const struct step *network = plan_find(plan, OP_NETWORK);
 
+	build->instance = instance_number();
 	build->uid = user ? strtoul(user->argv[0], NULL, 10) : 0;
 	if (!build->uid || !filter || !network) {
 		snprintf(error, error_size, "the plan has no user, network or seccomp line");
@@ -208,7 +227,7 @@ static int prepare(struct build *build, const struct plan *plan, int *netns, cha
 		snprintf(error, error_size, "cannot open network namespace %s: %s", network->argv[0], strerror(errno));
 		return -1;
 	}
-	build->listener_mount = mount_tmpfs_detached(LISTENER_BYTES, build->uid, 0755);
+	build->listener_mount = mount_tmpfs_detached(LISTENER_BYTES, build->uid, 0755, MOUNT_ATTR_NOEXEC);
 	if (build->listener_mount < 0) {
 		snprintf(error, error_size, "cannot make the listener's tmpfs: %s", strerror(errno));
 		return -1;
@@ -219,7 +238,7 @@ static int prepare(struct build *build, const struct plan *plan, int *netns, cha
 int sandbox_start(struct sandbox *sandbox, const struct plan *plan, char *error, size_t error_size)
 {
 	struct build build = {.ruleset = -1};
-	int netns = -1, channel[2], out[2], err[2];
+	int netns = -1, kills = plan_find(plan, OP_POLICY) ? kills_open() : -1, channel[2], out[2], err[2];
 	struct clone_args args = {
 		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_PIDFD,
 		.pidfd = (uintptr_t)&sandbox->init_fd,
@@ -254,5 +273,7 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, char *error,
 	sandbox->out_fd = out[0];
 	sandbox->err_fd = err[0];
 	sandbox->listener_fd = build.listener_mount;
+	sandbox->kills_fd = kills;
+	sandbox->instance = build.instance;
 	return 0;
 }

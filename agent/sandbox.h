@@ -8,6 +8,7 @@
  * Init reports over a SOCK_SEQPACKET channel: "E text" (a step failed), "N" with the seccomp notification
  * descriptor, "X status" (how the FDK ended, as wait(2) has it).
  */
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "plan.h"
@@ -18,6 +19,8 @@ struct sandbox {
 	int report_fd;
 	int out_fd, err_fd;	/* what the function prints */
 	int listener_fd;	/* the directory with the FDK's socket */
+	int kills_fd;		/* where the policy says whom it ended; -1: there is none */
+	uint64_t instance;	/* and by which number */
 };
 
 /* 0, or -1 with a sentence in ERROR. */

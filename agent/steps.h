@@ -14,6 +14,9 @@ struct build {
 	int listener_mount;	/* detached tmpfs for the FDK's socket */
 	struct sock_fprog filter;	/* read before the pivot */
 	uid_t uid;
+	const char *policy;	/* its number; NULL: the sandbox is not made of BoesFS */
+	uint64_t instance;	/* what the kernel's records call this instance */
+	char detail[256];	/* why a step failed, if errno does not say it all */
 	int ruleset;		/* Landlock, -1 without */
 	int abi;
 	int ports_handled;	/* LANDLOCK_ACCESS_NET_* that the plan lists */
@@ -21,12 +24,15 @@ struct build {
 };
 
 /* mounts.c: paths of the plan are relative to the new root, which is the working directory until the pivot. */
-int mount_tmpfs_detached(uint64_t bytes, uid_t uid, unsigned mode);
+/* FLAGS are MOUNT_ATTR_*, besides nosuid and nodev */
+int mount_tmpfs_detached(uint64_t bytes, uid_t uid, unsigned mode, uint64_t flags);
 int step_root(uint64_t bytes);
 int step_mkdir(const char *path, const char *mode);
 int step_link(const char *target, const char *path);
 int step_file(const char *path, const char *mode, const char *text);
+int step_copy(const char *source, const char *path);
 int step_bind(const char *source, const char *path);
+int step_govern(struct build *build, const char *path, const char *access, const char *source);
 int step_device(const char *name);
 int step_hide(const char *path);
 int step_tmpfs(const char *path, uint64_t bytes, const char *mode, uid_t uid);

@@ -64,7 +64,7 @@ def _uid_range(text: str) -> tuple[int, int]:
 
 KEYS: dict[str, Callable[[str], object]] = {
     "log-level": _choice(*LEVELS),
-    "enforcement": _choice("landlock"),
+    "enforcement": _choice("boesfs", "landlock"),
     "landlock": _choice("required", "optional"),
     "uid-range": _uid_range,
     "init-timeout": _number(1, 300),

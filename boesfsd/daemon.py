@@ -14,10 +14,12 @@ from typing import Any
 import uvloop
 
 from boesfsd import __version__, config, host, runtimes
+from boesfsd.audit import Audit
 from boesfsd.bundle import Bundles, Limits
 from boesfsd.bus import Bus
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
+from boesfsd.journal import Journal
 from boesfsd.notify import Notifier
 from boesfsd.store import Store
 from boesfsd.systemd import Systemd
@@ -84,9 +86,12 @@ class Daemon:
         bundles = Bundles(self._state, Limits(settings.max_code_size, settings.max_code_files))
         functions = self._functions = Functions(store, bundles, systemd, settings, self._runtimes)
         bus = Bus(functions, self._about, self._check)
+        audit = self._audit = Audit(functions, Journal())
+        audit.on_told = bus.denied
         server = Server(functions.router)
         await systemd.connect(functions.unit_changed, self._bus_lost)
         await functions.reconcile()
+        audit.attach()
         await bus.connect(self._bus_lost)
         await server.listen(self._sockets)
         self._handle_signals()
@@ -108,6 +113,8 @@ class Daemon:
             task.cancel()
         if not self._failure:
             await bus.disconnect(STOP_PATIENCE)
+        audit.detach()
+        functions.policies.close()
         systemd.close()
         await store.close()
         return 1 if self._failure else 0
@@ -138,7 +145,9 @@ class Daemon:
         self._functions.router.spawn(self._reconfigure(settings))
 
     async def _reconfigure(self, settings: config.Config) -> None:
+        self._audit.detach()
         await self._functions.reconfigure(settings)
+        self._audit.attach()
         log.info("Configuration reloaded")
         self._notifier.ready(self._status())
 
@@ -179,6 +188,7 @@ class Daemon:
                 "This kernel has no Landlock",
                 "boot with lsm=landlock,…",
             ),
+            self._check_enforcement(),
             ("user-namespaces", "ok", "Each instance gets a user namespace of its own", "")
             if not forbidden
             else (
@@ -197,6 +207,14 @@ class Daemon:
             if self._runtimes
             else ("runtimes", "error", "No runtime is installed", f"put one into {runtimes.DIRECTORY}"),
         ]
+
+    def _check_enforcement(self) -> tuple[str, str, str, str]:
+        policies = self._functions.policies
+        if fault := policies.fault:
+            return ("enforcement", "error", f"No function can start: {fault.message}", fault.hint)
+        if policies.enforcement == "boesfs":
+            return ("enforcement", "ok", "Files come through BoesFS, under a policy", "")
+        return ("enforcement", "ok", "Files are what Landlock allows; policies are refused", "")
 
 
 async def _run(state: Path) -> int:

@@ -17,8 +17,11 @@ from boesfsd.bundle import Bundles, Staged
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
 from boesfsd.invoke import Route, Router, Slots
+from boesfsd.layout import Layout, layout
 from boesfsd.model import App, Change, Function, Json, Settings, check_app_name, check_function_name, new_id
 from boesfsd.options import STORED, parse_cpuset, text_values
+from boesfsd.policies import InForce, Policies
+from boesfsd.policy.sources import Compiled
 from boesfsd.runtimes import Runtime, find
 from boesfsd.store import Store, now_ms
 from boesfsd.systemd import Systemd
@@ -41,15 +44,19 @@ class Functions(Slots):
         self.on_app: Callable[[App, str], None] = lambda app, what: None
         self.on_function: Callable[[Function, str], None] = lambda function, what: None
         self.on_count: Callable[[], None] = lambda: None
+        self.on_instance: Callable[[str, int], None] = lambda unit, slot: None
         self.states: dict[str, str] = {}
         self.landlock_abi = 0
-        self._store = store
+        self.store = store
         self._bundles = bundles
         self._systemd = systemd
         self._config = config
         self._runtimes = runtimes
-        self._lock = asyncio.Lock()
+        self.policies = Policies()
+        self.turn = asyncio.Lock()
         self._healing: set[str] = set()
+        self._broken: dict[str, str] = {}  # by id, why there is no plan
+        self._unjudged: set[str] = set()  # ids of those whose plan was without BoesFS until now
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -60,13 +67,23 @@ class Functions(Slots):
             self._bundles.limits, size=config.max_code_size, files=config.max_code_files
         )
         self._host = host.facts(config, self._runtimes)
+        self.policies.configure(config.enforcement)
 
     async def reconfigure(self, config: Config) -> None:
         """Take new settings and render all plans anew; instances that run keep what they started with."""
-        async with self._lock:
+        async with self.turn:
             self.configure(config)
             functions = {route.function.id: route.function for route in self.router.routes.values()}
+            before = self._broken
             await asyncio.to_thread(self._render_all, functions)
+            await self._end_unjudged()
+            for function_id in before.keys() & functions.keys() - self._broken.keys():
+                route = self.router.routes[function_id]
+                route.last_error = ""
+                if not route.open and not route.stopped:
+                    await self._open_first(route.function)
+            for function_id, reason in self._broken.items():
+                self.router.routes[function_id].last_error = reason
 
     # --- finding
 
@@ -120,24 +137,26 @@ class Functions(Slots):
     async def create_app(self, name: str, given: Json) -> App:
         """AppExists, InvalidArgs."""
         check_app_name(name)
-        unknown = sorted(given.keys() - {"config"})
+        unknown = sorted(given.keys() - {"config", "policy"})
         if unknown:
-            raise BoesError("InvalidArgs", f"unknown key {', '.join(unknown)}", hint="known is config")
+            raise BoesError("InvalidArgs", f"unknown key {', '.join(unknown)}", hint="known are config, policy")
         manifest.check_options(given)
         variables = text_values(given.get("config", {}))
         manifest.check_variables(variables)
-        async with self._lock:
-            app = await self._store.add_app(name, variables)
+        policy = manifest.option_policy(given)
+        await asyncio.to_thread(self.policies.check_alone, policy)
+        async with self.turn:
+            app = await self.store.add_app(name, variables, policy)
             self.apps[name] = app
             self.on_app(app, "created")
         return app
 
     async def remove_app(self, name: str) -> list[Change]:
         """Remove the app with all its functions."""
-        async with self._lock:
+        async with self.turn:
             app = self.app(name)
             functions = self.of_app(app)
-            await self._store.remove_app(app)
+            await self.store.remove_app(app)
             changes: list[Change] = []
             for function in functions:
                 changes += await self._withdraw(function)
@@ -175,11 +194,12 @@ class Functions(Slots):
 
     async def _deploy(self, app_name: str, name: str, staged: Staged, given: Json) -> tuple[Function, list[Change]]:
         try:
-            async with self._lock:
+            async with self.turn:
                 app, existing = self.app(app_name), self.find(app_name, name)
                 self._check_replace(existing, given)
                 function = await self._describe(app, name, existing, staged, given)
-                changes = _changes(existing, function)
+                compiled = await asyncio.to_thread(self.compile, function)
+                changes = [*_changes(existing, function), *warnings(compiled)]
                 if given.get("dry-run", False):
                     return function, changes
                 await asyncio.to_thread(self._bundles.commit, staged)
@@ -214,13 +234,31 @@ class Functions(Slots):
             id=existing.id if existing else new_id(),
             app=app,
             name=name,
-            uid=existing.uid if existing else await self._store.free_uid(first, last),
+            uid=existing.uid if existing else await self.store.free_uid(first, last),
             digest=staged.digest,
             command=declared.command,
             settings=settings,
             created_at=existing.created_at if existing else now_ms(),
             updated_at=now_ms(),
+            policy=await asyncio.to_thread(manifest.read_policy, declared, staged.path, given),
         )
+
+    def _layout(self, function: Function) -> tuple[Runtime, Layout]:
+        runtime = find(self._runtimes, function.settings.runtime)
+        return runtime, layout(function, runtime, self._bundles.path(function.digest), self._host)
+
+    def in_force(self, function: Function, table: int) -> InForce | None:
+        """What judges the function's files, if that is TABLE; None: nothing that is known here."""
+        return self.policies.in_force(function, table, lambda: self.policies.wanted(function, *self._layout(function)))
+
+    def now_in_force(self, function: Function) -> InForce | None:
+        """What judges the function's files; None: no policy."""
+        return self.in_force(function, self.policies.table_of(function))
+
+    def compile(self, function: Function) -> Compiled | None:
+        """Its policy, checked; None: none is enforced here."""
+        wanted = self.policies.wanted(function, *self._layout(function))
+        return self.policies.check(wanted) if wanted else None
 
     def _check_host(self, settings: Settings) -> None:
         cpus = parse_cpuset(settings.cpuset)
@@ -235,15 +273,15 @@ class Functions(Slots):
 
     async def _publish(self, function: Function, existing: Function | None) -> None:
         """The store, then what follows from it; back to the old state when that cannot be done."""
-        await self._store.put_function(function)
+        await self.store.put_function(function)
         try:
             await self._realise(function, existing)
         except BaseException:
             if existing:
-                await self._store.put_function(existing)
+                await self.store.put_function(existing)
                 await self._realise(existing, function)
             else:
-                await self._store.remove_function(function)
+                await self.store.remove_function(function)
                 await self._withdraw(function, announce=False)
             raise
         self.on_function(function, "deployed")
@@ -252,8 +290,8 @@ class Functions(Slots):
             self.router.spawn(self._remove_code_later(existing))
 
     async def _realise(self, function: Function, existing: Function | None) -> None:
-        """Plan, drop-ins, network, socket; running instances finish their call and give way to the new version."""
-        self._render(function)
+        """Policy, plan, drop-ins, network, socket; instances that run finish their call and give way to new code."""
+        await asyncio.to_thread(self.render, function)
         if function.settings.network == "private":
             await self._systemd.start(units.net_unit(function.id))
         elif existing and existing.settings.network == "private":
@@ -282,12 +320,16 @@ class Functions(Slots):
         for number in list(route.open):
             await self._systemd.kill(units.service_unit(function.id, number), signal.SIGHUP)
 
-    def _render(self, function: Function) -> None:
-        runtime = find(self._runtimes, function.settings.runtime)
+    def render(self, function: Function) -> None:
+        """Have its policy judge, and write its plan. In a thread: a long policy may have to be compiled."""
         code = self._bundles.path(function.digest)
         if not code.is_dir():
             raise BoesError("Failed", f"The code of {function.label} ({code}) is missing", hint="deploy it again")
-        host.write(plan.path(function.id), plan.render(function, runtime, code, self._host))
+        runtime, made = self._layout(function)
+        self.policies.enforce(function, self.policies.wanted(function, runtime, made))
+        if self._config.enforcement == "boesfs" and not plan.governs(plan.path(function.id)):
+            self._unjudged.add(function.id)
+        host.write(plan.path(function.id), plan.render(function, runtime, made, self._host))
         directory = units.BY_NAME / function.app.name
         directory.mkdir(parents=True, exist_ok=True)
         link = directory / function.name
@@ -296,7 +338,7 @@ class Functions(Slots):
 
     async def _remove_code_later(self, old: Function) -> None:
         await asyncio.sleep(old.settings.timeout + GRACE)
-        async with self._lock:
+        async with self.turn:
             await self._remove_unused(old.digest)
 
     async def _remove_unused(self, digest: str) -> None:
@@ -307,9 +349,9 @@ class Functions(Slots):
 
     async def remove(self, app_name: str, name: str) -> list[Change]:
         """Remove the function; its calls end, nothing of it stays."""
-        async with self._lock:
+        async with self.turn:
             function = self.function(app_name, name)
-            await self._store.remove_function(function)
+            await self.store.remove_function(function)
             return await self._withdraw(function)
 
     async def _withdraw(self, function: Function, *, announce: bool = True) -> list[Change]:
@@ -325,6 +367,7 @@ class Functions(Slots):
         link.unlink(missing_ok=True)
         if link.parent.is_dir() and not any(link.parent.iterdir()):
             link.parent.rmdir()
+        await asyncio.to_thread(self.policies.forget, function)
         await self._remove_unused(function.digest)
         if announce:
             self.on_function(function, "removed")
@@ -333,7 +376,7 @@ class Functions(Slots):
 
     async def stop(self, function_id: str) -> None:
         """End all instances and close the sockets until Start, Deploy or the next boot."""
-        async with self._lock:
+        async with self.turn:
             route = self.route(function_id)
             (units.STOPPED / function_id).touch()
             route.stopped = True
@@ -346,7 +389,7 @@ class Functions(Slots):
 
     async def start(self, function_id: str) -> None:
         """Listen again after Stop; an idle function stays idle."""
-        async with self._lock:
+        async with self.turn:
             route = self.route(function_id)
             (units.STOPPED / function_id).unlink(missing_ok=True)
             route.stopped = False
@@ -406,6 +449,7 @@ class Functions(Slots):
                     await self.close_slot(route.function, slot.number)
                 except BoesError as error:
                     log.warning("Cannot close slot %d of %s: %s", slot.number, route.function.label, error)
+            await asyncio.to_thread(self.policies.sweep)
 
     def unit_changed(self, unit: str, active: str, _sub: str) -> None:
         """PID 1 tells of a unit of ours."""
@@ -415,6 +459,8 @@ class Functions(Slots):
             return
         self.states[unit] = active
         self.router.on_change(route)
+        if parsed[2] == "service" and active in ("activating", "active"):
+            self.on_instance(unit, parsed[1])
         if parsed[2] == "socket" and active == "failed" and unit not in self._healing:
             self._healing.add(unit)
             self.router.spawn(self._heal(route, unit))
@@ -440,40 +486,53 @@ class Functions(Slots):
 
     async def reconcile(self) -> None:
         """Make units, files and the router follow the store, after whatever happened to them."""
-        async with self._lock:
+        async with self.turn:
             self.landlock_abi = int((await host.features()).get("landlock", "0"))
             plan.PLANS.mkdir(mode=0o700, exist_ok=True)  # they hold the configuration of functions
             for directory in (units.SOCKETS, units.BY_NAME, units.STOPPED, units.RUN / "root"):
                 directory.mkdir(exist_ok=True)
-            self.apps = {app.name: app for app in await self._store.apps()}
-            functions = {function.id: function for function in await self._store.functions()}
+            self.apps = {app.name: app for app in await self.store.apps()}
+            functions = {function.id: function for function in await self.store.functions()}
             self.states = await strays.stop(self._systemd, self.apps, functions)
             strays.remove_files(self.apps, functions)
-            broken = self._render_all(functions)
+            self.policies.keep(functions.values())
+            await asyncio.to_thread(self._render_all, functions)
+            await self._end_unjudged()
             digests = {function.digest for function in functions.values()}
             for digest in await asyncio.to_thread(self._bundles.sweep, digests):
                 log.info("Removed code %s, which no function uses", digest)
-            await self._listen(functions, broken)
+            await self._listen(functions)
 
-    def _render_all(self, functions: dict[str, Function]) -> dict[str, str]:
-        """Plans of all functions; by id, why one could not be rendered."""
-        broken: dict[str, str] = {}
+    def _render_all(self, functions: dict[str, Function]) -> None:
+        """Plans of all functions. One that cannot be rendered runs on only if its old plan is as strict as the settings
+        want it."""
+        self._broken = {}
         for function in functions.values():
             try:
-                self._render(function)
+                self.render(function)
             except (BoesError, OSError, ValueError) as error:
                 log.error("%s cannot run: %s", function.label, error)
-                broken[function.id] = str(error)
-        return broken
+                self._broken[function.id] = str(error)
+                if self._config.enforcement == "boesfs" and not plan.governs(plan.path(function.id)):
+                    self._unjudged.add(function.id)
+                    plan.path(function.id).unlink(missing_ok=True)
 
-    async def _listen(self, functions: dict[str, Function], broken: dict[str, str]) -> None:
+    async def _end_unjudged(self) -> None:
+        """Instances that began before policies were enforced end after their call."""
+        for unit, active in self.states.items():
+            parsed = units.parse_unit(unit)
+            if parsed and parsed[0] in self._unjudged and parsed[2] == "service" and active != "inactive":
+                await self._systemd.kill(unit, signal.SIGHUP)
+        self._unjudged.clear()
+
+    async def _listen(self, functions: dict[str, Function]) -> None:
         listening = units.listening(self.states)
         slots: list[Function] = []
         for index, function in enumerate(functions.values()):
             open_slots = listening.get(function.id, set())
             route = self.router.put(function, open_slots)
             route.stopped = (units.STOPPED / function.id).exists()
-            route.last_error = broken.get(function.id, "")
+            route.last_error = self._broken.get(function.id, "")
             if (
                 0 not in open_slots
                 and not route.stopped
@@ -528,4 +587,11 @@ def _changes(existing: Function | None, function: Function) -> list[Change]:
         for option in STORED.values()
         if getattr(existing.settings, option.field) != getattr(function.settings, option.field)
     ]
+    if existing.policy != function.policy:
+        changes.append(("update", "policy", function.label))
     return changes
+
+
+def warnings(compiled: Compiled | None) -> list[Change]:
+    """What a policy probably does not mean, as rows of a change list."""
+    return [("warning", "policy", str(finding)) for finding in compiled.findings] if compiled else []

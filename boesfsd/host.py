@@ -9,7 +9,8 @@ from pathlib import Path
 
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
-from boesfsd.plan import NETNS, OPTIONAL, Host, netns
+from boesfsd.layout import OPTIONAL, Host
+from boesfsd.plan import NETNS, netns
 from boesfsd.runtimes import Runtime
 from boesfsd.units import CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
 
@@ -40,6 +41,7 @@ def facts(config: Config, runtimes: dict[str, Runtime]) -> Host:
         landlock=config.landlock,
         resolver=next((path for path in RESOLVERS if Path(path).exists()), ""),
         files=frozenset(path for path in optional if Path(path).exists()),
+        enforcement=config.enforcement,
     )
 
 
@@ -72,6 +74,14 @@ def remove_drop_ins(unit: str) -> None:
     (UNIT_FILES / f"log-extra-fields:{unit}").unlink(missing_ok=True)
     for directory in (UNIT_DIR, CONTROL_DIR):
         shutil.rmtree(directory / f"{unit}.d", ignore_errors=True)
+
+
+def invocation(unit: str) -> str:
+    """systemd's id of the unit's present run, 32 hexadecimal digits; "" when it does not run."""
+    try:
+        return os.readlink(UNIT_FILES / f"invocation:{unit}")
+    except OSError:
+        return ""
 
 
 def missing_controllers() -> str:

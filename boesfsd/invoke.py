@@ -25,6 +25,8 @@ DETAIL_MAX = 4096
 BUFFER_MAX = 256 << 10
 SLOT_IDLE_SLACK = 5.0
 CONNECT_TRIES = 3
+SERVED_MAX = 16
+KILLED = "killed by policy"  # begins what the agent says then
 NOT_PASSED = HOP_BY_HOP | {b"host", b"fn-call-id", b"fn-deadline"}
 JSON_HEADER: Header = (b"Content-Type", b"application/json")
 
@@ -37,16 +39,39 @@ class Counters:
     errors: int = 0
     running: int = 0
     queued: int = 0
+    denials: int = 0
     last_call: int = 0
+
+
+def boot_time() -> int:
+    """Nanoseconds since the boot, as the kernel's records have them."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@dataclass
+class Served:
+    """A call that an instance serves, or has served: from when to when, in boot_time."""
+
+    call: str
+    begin: int = field(default_factory=boot_time)
+    end: int = 0
 
 
 @dataclass(order=True)
 class Slot:
-    """One place for an instance, with a socket of its own."""
+    """One place for an instance, with a socket of its own, and the last calls there."""
 
     number: int
     path: str = field(compare=False)
     used: float = field(compare=False, default_factory=time.monotonic)
+    served: deque[Served] = field(compare=False, default_factory=lambda: deque(maxlen=SERVED_MAX))
+
+    def call_at(self, time_ns: int) -> str:
+        """The call that was served then, or ""."""
+        for served in reversed(self.served):
+            if served.begin <= time_ns and not 0 < served.end < time_ns:
+                return served.call
+        return ""
 
 
 @dataclass(eq=False)
@@ -81,6 +106,10 @@ class Slots:
         raise NotImplementedError
 
 
+async def _nobody_knows(_route: Route, _slot: int, _since: int) -> str:
+    return ""
+
+
 class Router:
     """All routes by function id. ON_CHANGE and ON_FAILURE tell the bus."""
 
@@ -90,6 +119,7 @@ class Router:
         self.slots = slots
         self.max_request_size = 0
         self.on_change: Callable[[Route], None] = lambda route: None
+        self.why_killed: Callable[[Route, int, int], Awaitable[str]] = _nobody_knows
         self.on_failure: Callable[[Route, str, str, str], None] = lambda route, call_id, reason, message: None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -245,7 +275,7 @@ class Invocation:
         self._call: Call | None = None
         self._early: list[bytes] = []
         self._received = self._tries = 0
-        self._complete = self._begun = self._over = False
+        self._complete = self._begun = self._over = self._told = False
         self._failed_body: bytearray | None = None
         self._reason = ""
         self._status = 0
@@ -295,6 +325,7 @@ class Invocation:
 
     def _take(self, slot: Slot) -> None:
         self._slot = slot
+        slot.served.append(Served(self.id))
         self._route.counters.running += 1
         self._router.on_change(self._route)
         self._reach(slot)
@@ -392,6 +423,9 @@ class Invocation:
         if status != 200 and not ours:
             self._failed_body = bytearray()
             return
+        if ours and status == 502:  # it is short, and may have something to be added
+            self._failed_body, self._told = bytearray(), True
+            return
         self._begun = True
         passed = [
             h
@@ -419,6 +453,9 @@ class Invocation:
     def answer_ends(self) -> None:
         """The answer is complete."""
         self._call = None
+        if self._told:
+            self._router.spawn(self._answer_for_the_agent(*_parts_of(bytes(self._failed_body or b""))))
+            return
         if not self._begun:
             detail = bytes(self._failed_body or b"").decode(errors="replace")
             message = "Timed out" if self._status == 504 else "function failed"
@@ -430,6 +467,13 @@ class Invocation:
             self._route.start_failed = False
         self._connection.end_answer()
         self._finish()
+
+    async def _answer_for_the_agent(self, message: str, detail: str) -> None:
+        """Its 502; of an instance that its policy ended, with what was denied and the rule."""
+        if detail.startswith(KILLED) and self._slot:
+            why = await self._router.why_killed(self._route, self._slot.number, self._slot.served[-1].begin)
+            detail = f"{KILLED}: {why}" if why else detail
+        self._answer_error(self._status, self._reason, message, detail)
 
     def instance_lost(self) -> None:
         """The instance ended in the middle: killed from outside, or with its agent."""
@@ -495,15 +539,21 @@ class Invocation:
         self._early.clear()
         self._route.calls.pop(self.id, None)
         if self._slot:
+            self._slot.served[-1].end = boot_time()
             self._route.counters.running -= 1
             self._router.release(self._route, self._slot)
             self._slot = None
         self._router.on_change(self._route)
 
 
-def _message_of(body: bytes) -> str:
+def _parts_of(body: bytes) -> tuple[str, str]:
+    """Message and detail of an error answer of the agent's."""
     try:
         data = json.loads(body)
-        return f"{data['message']}: {data['detail']}" if data.get("detail") else str(data["message"])
+        return str(data["message"]), str(data.get("detail", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return body.decode(errors="replace")
+        return body.decode(errors="replace"), ""
+
+
+def _message_of(body: bytes) -> str:
+    return ": ".join(filter(None, _parts_of(body)))

@@ -9,11 +9,13 @@ from pathlib import Path
 from boesfsd import options
 from boesfsd.documents import Document, Schema
 from boesfsd.errors import BoesError
-from boesfsd.model import Json, Ports, Settings
+from boesfsd.model import Json, PolicyBlock, PolicyFiles, PolicySource, Ports, Settings
+from boesfsd.policy import sources
 
 FILE = "func.yaml"
 SCHEMA_VERSION = 20180708
 MANIFEST_MAX = 256 << 10
+POLICY_MAX = 16 << 20
 VALUE_MAX = 64 << 10
 VARIABLES_MAX = 256 << 10
 
@@ -52,11 +54,28 @@ _fn_keys: Json = {
     "signing_details": {"type": "object"},
     "deploy": {"type": "object"},
 }
+_policy: Json = {
+    "description": "a policy block, the name of a file with one, or a map of model, policy and perhaps kill: two files",
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {
+            "type": "object",
+            "properties": {"model": _text, "policy": _text, "kill": {"type": "integer", "minimum": 0}},
+            "required": ["model", "policy"],
+            "additionalProperties": False,
+        },
+        {"type": "object", "not": {"required": ["model"]}},
+    ],
+}
 SCHEMA: Json = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "func.yaml",
     "type": "object",
-    "properties": {**_fn_keys, **{key: option.schema for key, option in options.STORED.items()}},
+    "properties": {
+        **_fn_keys,
+        "policy": _policy,
+        **{key: option.schema for key, option in options.STORED.items()},
+    },
     "required": ["schema_version"],
     "additionalProperties": False,
 }
@@ -68,12 +87,15 @@ _options_schema = Schema(options.schema(options.TABLE))
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A checked func.yaml. `given` holds the option keys it sets; without entrypoint and cmd the command is empty."""
+    """A checked func.yaml. `given` holds the option keys it sets; without entrypoint and cmd the command is empty.
+    `policy` is what it has under that key; see read_policy."""
 
     name: str
     command: tuple[str, ...]
     given: Json
     required_config: tuple[str, ...]
+    policy: Json | str | None = None
+    text: str = ""
 
 
 def read(file: Path) -> Manifest:
@@ -102,7 +124,46 @@ def parse(text: str) -> Manifest:
         required_config=tuple(
             item["name"] for item in data.get("expects", {}).get("config", []) if item.get("required", True)
         ),
+        policy=data.get("policy"),
+        text=text,
     )
+
+
+def read_policy(manifest: Manifest, tree: Path, given: Json) -> PolicySource | None:
+    """The function's own policy: that of Deploy's options, or func.yaml's with the files of TREE that it names; None:
+    it has none. InvalidManifest, InvalidPolicy."""
+    if "policy" in given:
+        return option_policy(given)
+    match manifest.policy:
+        case None:
+            return None
+        case str(name):
+            return sources.open_block(_bundled(tree, name), name)
+        case {"model": str(model), "policy": str(rules)}:
+            kill = manifest.policy.get("kill")
+            return PolicyFiles(model, _bundled(tree, model), rules, _bundled(tree, rules), kill)
+    return PolicyBlock(FILE, manifest.text, ("policy",))
+
+
+def option_policy(given: Json) -> PolicySource | None:
+    """The option policy, of Deploy and CreateApp."""
+    if len(given.get("policy", "")) > POLICY_MAX:
+        raise BoesError("InvalidPolicy", f"The option policy is over {POLICY_MAX >> 20} MiB")
+    return sources.open_block(given["policy"], "option policy") if "policy" in given else None
+
+
+def _bundled(tree: Path, name: str) -> str:
+    file = tree / name
+    if not name.isprintable():
+        raise BoesError("InvalidManifest", f"{FILE}: policy: {name!r} is no name for a file")
+    try:
+        if not file.resolve().is_relative_to(tree.resolve()):
+            raise BoesError("InvalidManifest", f"{FILE}: policy: {name} is not in the source", hint="copy it there")
+        if file.stat().st_size > POLICY_MAX:
+            raise BoesError("InvalidManifest", f"{FILE}: policy: {name} is over {POLICY_MAX >> 20} MiB")
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise BoesError("InvalidManifest", f"{FILE}: policy: {name} cannot be read: {error}") from error
 
 
 def _words(key: str, data: Json) -> list[str]:

@@ -5,7 +5,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from boesfsd.errors import BoesError
 
@@ -72,15 +72,37 @@ class Settings:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+class PolicyBlock(NamedTuple):
+    """A policy in YAML: the value behind KEYS, or all of TEXT. FILE is what the user calls it, for messages."""
+
+    file: str
+    text: str
+    keys: tuple[str, ...] = ()
+
+
+class PolicyFiles(NamedTuple):
+    """A policy in the original's two files, by the names the user gives them; KILL as in boesfs-policy(5)."""
+
+    model_file: str
+    model: str
+    policy_file: str
+    policy: str
+    kill: int | None = None
+
+
+PolicySource = PolicyBlock | PolicyFiles
+
+
 @dataclass(frozen=True, slots=True)
 class App:
-    """A group of functions with a common configuration and a slice of their own."""
+    """A group of functions with a common configuration, a slice of their own, and rules that hold for them all."""
 
     id: str
     name: str
     config: dict[str, str]
     created_at: int
     updated_at: int
+    policy: PolicySource | None = None
 
     @property
     def slice(self) -> str:
@@ -101,6 +123,7 @@ class Function:
     settings: Settings
     created_at: int
     updated_at: int
+    policy: PolicySource | None = None
 
     @property
     def label(self) -> str:
@@ -111,4 +134,6 @@ class Function:
 Change = tuple[str, str, str]
 """One line of a change list: what was done (create, update, delete, start, stop), to what kind of thing, which."""
 
+DENIAL = "b2f6f3d0c9a84f0f9d0f5c1e7a3b6d42"
+"""MESSAGE_ID of what a policy denied, in the journal and its catalog."""
 Json = dict[str, Any]

@@ -26,8 +26,9 @@ PORT_LIST: Json = {"type": "array", "items": {"type": "integer", "minimum": 0, "
 class Option:
     """One row: key, JSON schema of its value, default as text, unit, where it takes effect, meaning.
 
-    `where` is `unit` (a property of the systemd unit), `agent` (a line of the plan), `router` (kept by boesfsd) or
-    `deploy` (says how this one Deploy call acts, is not stored and is no key of func.yaml).
+    `where` is `unit` (a property of the systemd unit), `agent` (a line of the plan), `router` (kept by boesfsd),
+    `policy` (what judges its files; func.yaml has it as a map) or `deploy` (says how this one Deploy call acts, is not
+    stored and is no key of func.yaml).
     """
 
     key: str
@@ -102,12 +103,14 @@ TABLE = {
         ),
         Option("config", STRING_MAP, "empty", "", "agent", "environment of the function, over that of its app"),
         Option("environment", STRING_MAP, "empty", "", "agent", "variables of the bundle; config wins over them"),
+        Option("policy", {"type": "string"}, "its app's", "YAML", "policy", "a policy block, see boesfs-policy(5)"),
         Option("replace", {"type": "boolean"}, "false", "", "deploy", "deploy over a function of the same name"),
         Option("dry-run", {"type": "boolean"}, "false", "", "deploy", "check and list the changes, do nothing"),
     )
 }
 
-STORED = {key: option for key, option in TABLE.items() if option.where != "deploy"}
+STORED = {key: option for key, option in TABLE.items() if option.where not in ("policy", "deploy")}
+"""The fields of model.Settings."""
 
 
 def schema(keys: dict[str, Option]) -> Json:

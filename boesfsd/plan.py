@@ -5,9 +5,9 @@ The order is the wall: mounts while we may, then the pivot, then a user namespac
 seccomp, exec. The agent refuses to exec when one of them is missing.
 """
 
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from boesfsd.layout import CERTIFICATES, CODE, DEVICES, LISTENER, PROC, SHM, TMP, Host, Layout
 from boesfsd.model import Function
 from boesfsd.options import MIB
 from boesfsd.runtimes import Runtime
@@ -15,36 +15,11 @@ from boesfsd.units import RUN
 
 PLANS = RUN / "plan"
 NETNS = Path("/run/netns")
-LISTENER = "/run/fn"
 FILTER = "/usr/lib/boesfs/function.bpf"
-SKELETON_BYTES = 1 * MIB
+SKELETON_BYTES = 4 * MIB
 SHM_BYTES = 16 * MIB
-DEVICES = ("null", "zero", "full", "random", "urandom")
-DEVICE_LINKS = {
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
-}
-LOADER_CACHE = "/etc/ld.so.cache"
-CERTIFICATES = ("/etc/ssl/certs",)
-TMP = "/tmp"  # noqa: S108 (a path inside the sandbox, as the next)
-SHM = "/dev/shm"  # noqa: S108
-OPTIONAL = (LOADER_CACHE, *CERTIFICATES)
 
 Step = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What a plan depends on besides the function: settings of boesfsd.conf and facts of this machine."""
-
-    init_timeout: int
-    landlock: str
-    resolver: str
-    """Path of a resolv.conf that is usable from inside, "" without one."""
-    files: frozenset[str]
-    """Which of the optional sources (ld.so.cache, certificates …) exist here."""
 
 
 def path(function_id: str) -> Path:
@@ -52,20 +27,28 @@ def path(function_id: str) -> Path:
     return PLANS / f"{function_id}.plan"
 
 
+def governs(file: Path) -> bool:
+    """Whether the plan in FILE, if there is one, puts the sandbox behind BoesFS."""
+    try:
+        return "\npolicy\t" in file.read_text()
+    except OSError:
+        return True
+
+
 def netns(function_id: str) -> Path:
     """The network namespace of a function with network: private."""
     return NETNS / f"boesfs-{function_id}"
 
 
-def render(function: Function, runtime: Runtime, code: Path, host: Host) -> str:
+def render(function: Function, runtime: Runtime, layout: Layout, host: Host) -> str:
     """The plan's text."""
     steps = [
         *_identity(function, host),
-        *_root(function, runtime, code, host),
-        *_confinement(function, runtime, host),
+        *(_governed(function, layout) if host.enforcement == "boesfs" else _bound(function, layout)),
+        *_confinement(function, layout, host),
         *_program(function, runtime),
     ]
-    return "boesfs-plan\t1\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
+    return "boesfs-plan\t2\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
 
 
 def _escape(field: str) -> str:
@@ -90,57 +73,55 @@ def _identity(function: Function, host: Host) -> list[Step]:
     ]
 
 
-def _mkdirs(directories: list[str]) -> list[Step]:
-    """Each directory with its parents, once."""
-    made: dict[str, None] = {}
-    for directory in directories:
-        path = PurePosixPath(directory)
-        made.update(dict.fromkeys(str(part) for part in [*reversed(path.parents), path] if str(part) != "/"))
-    return [("mkdir", directory, "0755") for directory in made]
-
-
-def _root(function: Function, runtime: Runtime, code: Path, host: Host) -> list[Step]:
-    directories = {**runtime.binds, "/function": str(code)}
-    files: dict[str, str] = {}
-    if LOADER_CACHE in host.files:
-        files[LOADER_CACHE] = LOADER_CACHE
-    if function.settings.network != "none":
-        directories.update({path: path for path in CERTIFICATES if path in host.files})
-        if host.resolver:
-            files["/etc/resolv.conf"] = host.resolver
+def _skeleton(layout: Layout) -> list[Step]:
+    """Directories, links and files of its own, and what the mounts need to be upon."""
     return [
         ("root", str(SKELETON_BYTES)),
-        *_mkdirs([*directories, "/etc", TMP, "/proc", SHM, LISTENER]),
-        *(("link", target, link) for link, target in runtime.links.items()),
-        *(("bind", source, target) for target, source in (directories | files).items()),
-        *(("hide", directory) for directory in runtime.hide if directory in host.files),
-        *_etc(function),
-        *(("device", name) for name in DEVICES),
-        *(("link", target, f"/dev/{name}") for name, target in DEVICE_LINKS.items()),
-        ("tmpfs", SHM, str(SHM_BYTES), "1777"),
-        ("tmpfs", TMP, str(function.settings.tmp_size * MIB), "1777"),
-        ("proc", "/proc"),
-        ("listener", LISTENER),
+        *(("mkdir", directory, "0755") for directory in layout.directories),
+        *(("link", target, link) for link, target in layout.links.items()),
+        *(("file", file, "0444", text) for file, text in layout.texts.items()),
+        *(("copy", source, file) for file, source in layout.copies.items()),
+        *(("file", f"/dev/{name}", "0444", "") for name in DEVICES),
+    ]
+
+
+def _bound(function: Function, layout: Layout) -> list[Step]:
+    """All pieces as they are."""
+    return [
+        *_skeleton(layout),
+        *(("bind", source, target) for target, source in layout.trees.items()),
+        *_mounts(function, layout),
         ("pivot",),
     ]
 
 
-def _etc(function: Function) -> list[Step]:
-    name = "function"
+def _governed(function: Function, layout: Layout) -> list[Step]:
+    """All pieces through BoesFS, under the function's policy; but /proc, devices and the listener, which are not the
+    host's files."""
     return [
-        (
-            "file",
-            "/etc/passwd",
-            "0444",
-            f"root:x:0:0::/:/bin/false\n{name}:x:{function.uid}:{function.uid}::/tmp:/bin/sh\n",
-        ),
-        ("file", "/etc/group", "0444", f"root:x:0:\n{name}:x:{function.uid}:\n"),
-        ("file", "/etc/hosts", "0444", "127.0.0.1 localhost\n::1 localhost\n"),
-        ("file", "/etc/nsswitch.conf", "0444", "passwd: files\ngroup: files\nhosts: files dns\n"),
+        ("policy", str(function.uid)),
+        *_skeleton(layout),
+        ("govern", "/", "ro"),
+        *(("govern", target, "ro", source) for target, source in layout.trees.items()),
+        *_mounts(function, layout),
+        ("govern", SHM, "rw"),
+        ("govern", TMP, "rw"),
+        ("pivot",),
     ]
 
 
-def _confinement(function: Function, runtime: Runtime, host: Host) -> list[Step]:
+def _mounts(function: Function, layout: Layout) -> list[Step]:
+    return [
+        *(("hide", directory) for directory in layout.hidden),
+        *(("device", name) for name in DEVICES),
+        ("tmpfs", SHM, str(SHM_BYTES), "1777"),
+        ("tmpfs", TMP, str(function.settings.tmp_size * MIB), "1777"),
+        ("proc", PROC),
+        ("listener", LISTENER),
+    ]
+
+
+def _confinement(function: Function, layout: Layout, host: Host) -> list[Step]:
     settings = function.settings
     ports = [
         ("ports", side, *map(str, numbers))
@@ -154,10 +135,10 @@ def _confinement(function: Function, runtime: Runtime, host: Host) -> list[Step]
         ("rlimit", "nproc", str(settings.tasks)),
         ("landlock", host.landlock),
         *ports,
-        *(("allow", "rx", target) for target in [*runtime.binds, "/function"]),
+        *(("allow", "rx", target) for target in layout.trees if target not in CERTIFICATES),
         ("allow", "r", "/etc"),
         ("allow", "rw", "/dev"),
-        ("allow", "rw", "/proc"),
+        ("allow", "rw", PROC),
         ("allow", "rwx", TMP),
         ("allow", "rw", LISTENER),
         ("restrict",),
@@ -188,6 +169,6 @@ def environment(function: Function, runtime: Runtime) -> dict[str, str]:
 def _program(function: Function, runtime: Runtime) -> list[Step]:
     return [
         *(("env", f"{name}={value}") for name, value in environment(function, runtime).items()),
-        ("cwd", "/function"),
+        ("cwd", CODE),
         ("exec", *(function.command or runtime.command)),
     ]

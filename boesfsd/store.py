@@ -12,22 +12,24 @@ import aiosqlite
 
 from boesfsd import manifest
 from boesfsd.errors import BoesError
-from boesfsd.model import App, Function, new_id
+from boesfsd.model import App, Function, PolicyBlock, PolicyFiles, PolicySource, new_id
 
 FILE = "boesfsd.db"
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE app (
     id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL,
-    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL) STRICT;
+    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, policy TEXT) STRICT;
 CREATE TABLE function (
     id TEXT PRIMARY KEY, app_id TEXT NOT NULL REFERENCES app(id) ON DELETE CASCADE, name TEXT NOT NULL,
     uid INTEGER NOT NULL UNIQUE, digest TEXT NOT NULL, command TEXT NOT NULL, settings TEXT NOT NULL,
-    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, UNIQUE (app_id, name)) STRICT;
+    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, policy TEXT, UNIQUE (app_id, name)) STRICT;
 """
+UPGRADES = {1: "ALTER TABLE app ADD COLUMN policy TEXT; ALTER TABLE function ADD COLUMN policy TEXT;"}
+"""From the layout of this number to the next."""
 FUNCTIONS = """
-SELECT f.id, f.name, f.uid, f.digest, f.command, f.settings, f.created_at, f.updated_at,
-       a.id, a.name, a.config, a.created_at, a.updated_at
+SELECT f.id, f.name, f.uid, f.digest, f.command, f.settings, f.created_at, f.updated_at, f.policy,
+       a.id, a.name, a.config, a.created_at, a.updated_at, a.policy
 FROM function f JOIN app a ON a.id = f.app_id
 """
 
@@ -68,7 +70,9 @@ class Store:
 
     async def apps(self) -> list[App]:
         """All apps by name."""
-        rows = await self._db.execute_fetchall("SELECT id, name, config, created_at, updated_at FROM app ORDER BY name")
+        rows = await self._db.execute_fetchall(
+            "SELECT id, name, config, created_at, updated_at, policy FROM app ORDER BY name"
+        )
         return [_app(tuple(row)) for row in rows]
 
     async def functions(self) -> list[Function]:
@@ -76,14 +80,15 @@ class Store:
         rows = await self._db.execute_fetchall(FUNCTIONS + "ORDER BY a.name, f.name")
         return [_function(tuple(row)) for row in rows]
 
-    async def add_app(self, name: str, config: dict[str, str]) -> App:
+    async def add_app(self, name: str, config: dict[str, str], policy: PolicySource | None = None) -> App:
         """A new app; AppExists."""
         now = now_ms()
-        app = App(new_id(), name, config, now, now)
+        app = App(new_id(), name, config, now, now, policy)
         async with self._transaction(f"Cannot store app {name}"):
             try:
                 await self._db.execute(
-                    "INSERT INTO app VALUES (?, ?, ?, ?, ?)", (app.id, name, json.dumps(config), now, now)
+                    "INSERT INTO app VALUES (?, ?, ?, ?, ?, ?)",
+                    (app.id, name, json.dumps(config), now, now, _written(policy)),
                 )
             except sqlite3.IntegrityError as error:
                 raise BoesError("AppExists", f"App {name} exists already") from error
@@ -93,6 +98,13 @@ class Store:
         """Remove the app with all its functions."""
         async with self._transaction(f"Cannot remove app {app.name}"):
             await self._db.execute("DELETE FROM app WHERE id = ?", (app.id,))
+
+    async def put_app_policy(self, app: App) -> None:
+        """Keep the app's policy, and when it changed."""
+        async with self._transaction(f"Cannot store app {app.name}"):
+            await self._db.execute(
+                "UPDATE app SET policy = ?, updated_at = ? WHERE id = ?", (_written(app.policy), app.updated_at, app.id)
+            )
 
     async def put_function(self, function: Function) -> None:
         """Add the function, or replace the one with its id."""
@@ -106,12 +118,13 @@ class Store:
             json.dumps(manifest.to_json(function.settings)),
             function.created_at,
             function.updated_at,
+            _written(function.policy),
         )
         async with self._transaction(f"Cannot store function {function.label}"):
             await self._db.execute(
-                "INSERT INTO function VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+                "INSERT INTO function VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
                 " digest = excluded.digest, command = excluded.command, settings = excluded.settings,"
-                " updated_at = excluded.updated_at",
+                " updated_at = excluded.updated_at, policy = excluded.policy",
                 row,
             )
 
@@ -152,16 +165,28 @@ async def _upgrade(connection: aiosqlite.Connection, file: Path) -> None:
             f"{file} has layout {version}, this boesfsd knows {VERSION}",
             hint="install the newer boesfsd again",
         )
-    if version == 0:
-        await connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    if version < VERSION:
+        steps = "".join(UPGRADES[old] for old in range(version, VERSION)) if version else SCHEMA
+        await connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
 
 
-def _app(row: tuple[str, str, str, int, int]) -> App:
-    return App(row[0], row[1], json.loads(row[2]), row[3], row[4])
+def _written(policy: PolicySource | None) -> str | None:
+    return json.dumps(policy._asdict()) if policy else None
+
+
+def _policy(written: object) -> PolicySource | None:
+    if written is None:
+        return None
+    data = json.loads(str(written))
+    return PolicyFiles(**data) if "model" in data else PolicyBlock(**{**data, "keys": tuple(data["keys"])})
+
+
+def _app(row: tuple[str, str, str, int, int, str | None]) -> App:
+    return App(row[0], row[1], json.loads(row[2]), row[3], row[4], _policy(row[5]))
 
 
 def _function(row: tuple[object, ...]) -> Function:
-    identity, name, uid, digest, command, settings, created, updated, *app = row
+    identity, name, uid, digest, command, settings, created, updated, policy, *app = row
     return Function(
         id=str(identity),
         app=_app(tuple(app)),  # type: ignore[arg-type]
@@ -172,6 +197,7 @@ def _function(row: tuple[object, ...]) -> Function:
         settings=manifest.from_json(json.loads(str(settings))),
         created_at=int(str(created)),
         updated_at=int(str(updated)),
+        policy=_policy(policy),
     )
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from boesfsd import __version__, options, units
+from boesfsd.audit import Told
 from boesfsd.bus.connection import Exported, Service, Variant
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
 from boesfsd.invoke import Route
+from boesfsd.live import Live
 from boesfsd.model import App, Change, Function, Json, Ports
+from boesfsd.policy import records
 
 NAME = "org.boesfs.Faas1"
 ROOT = "/org/boesfs/Faas1"
 COALESCE = 0.5  # seconds between two PropertiesChanged of one function
-VARYING = ["State", "NCalls", "NErrors", "NRunning", "NQueued", "LastCallTimestamp", "LastError"]
+VARYING = ["State", "NCalls", "NErrors", "NRunning", "NQueued", "NDenials", "LastCallTimestamp", "LastError"]
 
 
 def app_path(name: str) -> str:
@@ -97,6 +100,7 @@ class AppObject:
 
     def __init__(self, functions: Functions, app: App) -> None:
         self._functions = functions
+        self._live = Live(functions)
         self._app = app
 
     def properties(self) -> dict[str, Any]:
@@ -111,6 +115,12 @@ class AppObject:
     async def stop(self) -> None:
         for function in self._functions.of_app(self._app):
             await self._functions.stop(function.id)
+
+    async def get_policy(self) -> str:
+        return self._live.of_app(self._app)
+
+    async def set_policy(self, policy: str, given: Json) -> list[list[str]]:
+        return _rows(await self._live.set_app(self._app.name, policy, given))
 
     async def start(self) -> None:
         failed = []
@@ -130,6 +140,7 @@ class FunctionObject:
 
     def __init__(self, functions: Functions, route: Route) -> None:
         self._functions = functions
+        self._live = Live(functions)
         self._route = route
 
     def properties(self) -> dict[str, Any]:
@@ -150,6 +161,7 @@ class FunctionObject:
             "NErrors": counters.errors,
             "NRunning": counters.running,
             "NQueued": counters.queued,
+            "NDenials": counters.denials,
             "LastCallTimestamp": counters.last_call * 1000,
             "LastError": self._route.last_error,
         }
@@ -159,6 +171,13 @@ class FunctionObject:
 
     async def start(self) -> None:
         await self._functions.start(self._route.function.id)
+
+    async def get_policy(self) -> tuple[str, str, dict[str, Variant]]:
+        own, apps, numbers = await self._live.about(self._route.function)
+        return own, apps, {name: Variant("t", value) for name, value in numbers.items()}
+
+    async def set_policy(self, policy: str, given: Json) -> list[list[str]]:
+        return _rows(await self._live.set_function(self._route.function.id, policy, given))
 
 
 def limits(function: Function) -> dict[str, Variant]:
@@ -249,7 +268,7 @@ class Bus:
         if what == "removed":
             self._service.emit(ManagerObject.interface, "FunctionRemoved", function.app.name, function.name)
             self._service.removed(path, FunctionObject.interface)
-        else:
+        elif what == "deployed":
             exported = FunctionObject(self._functions, self._functions.route(function.id))
             if function.created_at == function.updated_at:
                 self._service.added(path, exported)
@@ -274,6 +293,22 @@ class Bus:
         self._changed.discard(route.function.id)
         if self._functions.router.routes.get(route.function.id) is route:
             self._service.changed(function_path(route.function), FunctionObject(self._functions, route), VARYING)
+
+    def denied(self, told: Told) -> None:
+        """What a policy denied, or a rule wants to be told of."""
+        function = told.route.function
+        self._service.emit(
+            ManagerObject.interface,
+            "Audited",
+            function.app.name,
+            function.name,
+            told.call_id,
+            "denied" if told.denied else "allowed",
+            records.written(told.request),
+            told.rule,
+            told.count,
+            told.killed,
+        )
 
     def _call_failed(self, route: Route, call_id: str, reason: str, message: str) -> None:
         function = route.function

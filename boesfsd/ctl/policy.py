@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from boesfsd.errors import BoesError
+from boesfsd.layout import VARIABLES
+from boesfsd.model import PolicyFiles, PolicySource
 from boesfsd.policy import block, questions, sources
 from boesfsd.policy.questions import Answer
-from boesfsd.policy.sources import Compiled, Files, Sandbox, Source
+from boesfsd.policy.sources import Compiled, Sandbox
 
-VARIABLES = {"CODE": "/function", "TMP": "/tmp", "HOME": "/tmp"}  # noqa: S108 (paths inside the sandbox)
 DENIED = 1
 MOST_BYTES = 64 << 20
 
@@ -80,11 +81,11 @@ def _read(file: Path) -> str:
         raise BoesError("InvalidPolicy", f"{file} cannot be read: {error.strerror}") from error
 
 
-def _source(given: argparse.Namespace) -> Source:
+def _source(given: argparse.Namespace) -> PolicySource:
     if given.file and not (given.model or given.policy):
         return sources.open_block(_read(given.file), str(given.file))
     if given.model and given.policy and not given.file:
-        return Files(str(given.model), _read(given.model), str(given.policy), _read(given.policy))
+        return PolicyFiles(str(given.model), _read(given.model), str(given.policy), _read(given.policy))
     raise BoesError("InvalidArgs", "It is not said which policy", hint="give -f FILE, or -m MODEL and -p POLICY")
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Sequence
 
 from boesfsd.policy.places import DEPTH, Glob, Place, split
-from boesfsd.policy.rules import Finding, Policy, Rule
+from boesfsd.policy.rules import PLATFORM, Finding, Policy, Rule
 from boesfsd.policy.table import Table
 
 
@@ -12,6 +12,8 @@ def of(policy: Policy, table: Table, mounts: Sequence[str]) -> Iterator[Finding]
     """In the order of the rules, each once. MOUNTS are the paths where the sandbox has something; none: not known."""
     idle = {id(rule): rule for rule in table.idle}
     for rule in policy.rules:
+        if rule.verdict.layer == PLATFORM:
+            continue
         if mounts and not any(is_inside(rule.place, split(mount.encode())) for mount in mounts):
             told = "the sandbox has nothing there"
             yield Finding(rule.origin, f"{rule.place}: {told}", f"it has {', '.join(sorted(mounts))}")

@@ -11,12 +11,14 @@ from typing import NamedTuple
 from boesfsd.policy import operations
 from boesfsd.policy.places import Glob, Place
 
+PLATFORM, APP, FUNCTION = -1, 0, 1
+"""Layers: what every sandbox has, an app's rules, a function's."""
 LOW, HIGH = -(1 << 63), (1 << 63) - 1
 EVERY_BIT = (1 << 64) - 1
 
 
 class Origin(NamedTuple):
-    """Where a rule stands: FILE as the user named it, LINE and COLUMN from 1, TEXT the rule itself."""
+    """Where a rule stands: FILE as the user named it, LINE and COLUMN from 1 (0: in no file), TEXT the rule itself."""
 
     file: str
     line: int
@@ -24,7 +26,7 @@ class Origin(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}, column {self.column}"
+        return f"{self.file}, line {self.line}, column {self.column}" if self.line else self.file
 
 
 class Number(NamedTuple):
@@ -68,7 +70,7 @@ Test = Number | Text | Other | Program | Uid
 class Verdict(NamedTuple):
     """What a rule says, apart from where: OPERATIONS are allowed or denied if all TESTS hold.
 
-    LAYER is 0 for an app's rules and 1 for a function's. OPENS: one may walk to where it allows something. CLOSES: what
+    LAYER is PLATFORM, APP or FUNCTION. OPENS: one may walk to where it allows something. CLOSES: what
     no rule of the same place decides is decided by the policy's default, and by no wider place. AUDIT tells of what is
     allowed too. KILL ends the instance with the denial after so many of this rule; 0 is never.
     """
@@ -76,7 +78,7 @@ class Verdict(NamedTuple):
     allow: bool
     operations: int
     tests: tuple[Test, ...] = ()
-    layer: int = 1
+    layer: int = FUNCTION
     opens: bool = False
     closes: bool = False
     audit: bool = False
@@ -113,11 +115,14 @@ class Part(NamedTuple):
     rules: tuple[Rule, ...] = ()
 
 
-def together(app: Part, function: Part) -> Policy:
-    """An app's rules hold for its functions; about the same place a function's own come first."""
+NOTHING = Part()
+
+
+def together(app: Part, function: Part, platform: Part = NOTHING) -> Policy:
+    """An app's rules hold for its functions; about the same place a function's own come first, the platform's last."""
     default = function.default if function.default is not None else app.default
     kill = function.kill if function.kill is not None else app.kill
-    return Policy(default or 0, (*function.rules, *app.rules), kill or 0)
+    return Policy(default or 0, (*function.rules, *app.rules, *platform.rules), kill or 0)
 
 
 WALK = Verdict(allow=True, operations=operations.mask(("lookup",)))

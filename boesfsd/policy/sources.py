@@ -6,43 +6,27 @@ from typing import NamedTuple
 
 from boesfsd.documents import Document, Schema
 from boesfsd.errors import BoesError
-from boesfsd.policy import block, casbin, findings
+from boesfsd.model import PolicyBlock, PolicyFiles, PolicySource
+from boesfsd.policy import block, casbin, findings, operations
 from boesfsd.policy.compiler import compile_policy
-from boesfsd.policy.rules import Finding, Origin, Part, Policy, together
+from boesfsd.policy.places import split
+from boesfsd.policy.rules import APP, FUNCTION, NOTHING, Finding, Origin, Part, Policy, together
 from boesfsd.policy.table import Table, TooLargeError
 
 KEY = "policy"
 _schema = Schema(block.SCHEMA)
 
 
-class Block(NamedTuple):
-    """YAML: the block is the value behind KEYS, or all of it. FILE is what the user calls it, for messages."""
-
-    file: str
-    text: str
-    keys: tuple[str, ...] = ()
-
-
-class Files(NamedTuple):
-    """The original's two files, by the names the user gives them."""
-
-    model_file: str
-    model: str
-    policy_file: str
-    policy: str
-    kill: int | None = None
-
-
-Source = Block | Files
-
-
 class Sandbox(NamedTuple):
     """Where a policy is used. VARIABLES: what ${NAME} stands for. SUBJECTS: what the program that it is started with is
-    called. MOUNTS: the paths where it has something; none: not known."""
+    called. MOUNTS: the paths where it has something; none: not known. PLATFORM: rules that it needs itself. WAYS: paths
+    that everybody has to be able to walk over, or it could not be made."""
 
     variables: dict[str, str]
     subjects: frozenset[str] = frozenset()
     mounts: tuple[str, ...] = ()
+    platform: Part = NOTHING
+    ways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +50,27 @@ def called(program: str) -> frozenset[str]:
     return frozenset(names - {""})
 
 
-def open_block(text: str, file: str) -> Block:
+def open_block(text: str, file: str) -> PolicyBlock:
     """A file with a block alone, or with one behind the key policy, as func.yaml. InvalidPolicy."""
     data = Document(text, file, "InvalidPolicy").data
-    return Block(file, text, (KEY,) if isinstance(data.get(KEY), dict) else ())
+    return PolicyBlock(file, text, (KEY,) if isinstance(data.get(KEY), dict) else ())
 
 
-def read(source: Source, sandbox: Sandbox, layer: int = 1) -> tuple[Part, list[Finding]]:
+def read(source: PolicySource, sandbox: Sandbox, layer: int = FUNCTION) -> tuple[Part, list[Finding]]:
     """What SOURCE says; LAYER as in Verdict. InvalidPolicy names file, line, column, rule and remedy."""
-    if isinstance(source, Block):
+    if isinstance(source, PolicyBlock):
         return _read_block(source, sandbox, layer)
+    for file, text in ((source.model_file, source.model), (source.policy_file, source.policy)):
+        if "\0" in text:
+            line = text[: text.index("\0")].count("\n") + 1
+            raise BoesError("InvalidPolicy", f"{file}, line {line}: there is a NUL in it", hint="a policy is text")
     model = casbin.parse_model(source.model, source.model_file)
     parsed, told = casbin.parse_policy(source.policy, source.policy_file, model)
     part, more = casbin.to_part(parsed, sandbox.subjects, layer)
     return part._replace(kill=source.kill), [*told, *more]
 
 
-def _read_block(source: Block, sandbox: Sandbox, layer: int) -> tuple[Part, list[Finding]]:
+def _read_block(source: PolicyBlock, sandbox: Sandbox, layer: int) -> tuple[Part, list[Finding]]:
     document = Document(source.text, source.file, "InvalidPolicy")
     data = document.data
     for key in source.keys:
@@ -99,31 +87,44 @@ def _read_block(source: Block, sandbox: Sandbox, layer: int) -> tuple[Part, list
     return reader.read(), reader.findings
 
 
-def written(source: Source) -> str:
+def written(source: PolicySource) -> str:
     """The policy as it was written, without what surrounds it."""
-    if isinstance(source, Files):
+    if isinstance(source, PolicyFiles):
         return f"# {source.model_file}\n{source.model.rstrip()}\n\n# {source.policy_file}\n{source.policy.rstrip()}\n"
     return Document(source.text, source.file, "InvalidPolicy").text_of(source.keys) if source.keys else source.text
 
 
-def compile_sources(app: Source | None, function: Source | None, sandbox: Sandbox, *, strict: bool = False) -> Compiled:
+def compile_sources(
+    app: PolicySource | None, function: PolicySource | None, sandbox: Sandbox, *, strict: bool = False
+) -> Compiled:
     """InvalidPolicy names what is wrong; with STRICT, what is only a finding else."""
     told: list[Finding] = []
     parts = []
-    for layer, source in enumerate((app, function)):
-        part, more = read(source, sandbox, layer) if source else (Part(), [])
+    for layer, source in ((APP, app), (FUNCTION, function)):
+        part, more = read(source, sandbox, layer) if source else (NOTHING, [])
         parts.append(part)
         told += more
-    policy = together(*parts)
+    policy = together(parts[0], parts[1], sandbox.platform)
     try:
         table = compile_policy(policy)
     except TooLargeError as error:
         raise BoesError(
             "InvalidPolicy", f"The policy cannot be compiled: {error}", hint="use fewer places with ** and *"
         ) from error
+    _check_ways(policy, sandbox.ways)
     told += findings.of(policy, table, sandbox.mounts)
     if strict and told:
         more_told = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         origin, problem, remedy = told[0]
         raise BoesError("InvalidPolicy", f"{origin}: {problem}{more_told}", hint=remedy)
     return Compiled(policy, table, tuple(told))
+
+
+def _check_ways(policy: Policy, ways: tuple[str, ...]) -> None:
+    """Only a rule that names such a path itself comes before the platform's."""
+    lookup, wanted = operations.BIT["lookup"], {split(way.encode()): way for way in ways}
+    for verdict, place, origin in policy.rules:
+        way = wanted.get(place.components)  # type: ignore[arg-type]
+        if way and verdict.operations & lookup and not verdict.allow:
+            problem = f"{origin}: {way}: lookup is denied where the sandbox has something mounted: {origin.text}"
+            raise BoesError("InvalidPolicy", problem, hint=f"deny what is below it, as {way}/*, or leave lookup out")

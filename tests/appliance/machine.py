@@ -21,11 +21,12 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "polkitd", "curl", "ca-certificates", "iproute2", "procps", "zstd", "zip"),
     *("python3", "python3-pystemd", "python3-sdnotify", "python3-dbus-next", "python3-aiosqlite", "python3-pyroute2"),
     *("python3-jsonschema", "python3-yaml", "python3-httptools", "python3-uvloop", "busybox", "strace"),
+    *("kmod", "libbpf1", "python3-cffi-backend"),
 )
 OURS = (
     *("usr/lib/boesfs", "usr/sbin/boesfsd", "usr/lib/systemd/system/boesfs*", "usr/lib/*.d/boesfsd.conf"),
     *("usr/share/dbus-1/*/org.boesfs.*", "usr/share/polkit-1/actions/org.boesfs.*", "usr/share/man/man?/boesfs*"),
-    *("usr/share/doc/boesfsd", "etc/boesfsd"),
+    *("usr/share/doc/boesfsd", "etc/boesfsd", "usr/bin/boesfsctl"),
 )
 
 
@@ -60,8 +61,8 @@ def build_root() -> None:
     stamp.write_text(wanted)
 
 
-def install() -> None:
-    """Put the project into build/root as `make install` lays it out on any host."""
+def install(bpf: Path | None = None) -> None:
+    """Put the project into build/root as `make install` lays it out on any host, with what bpf/ was built to in BPF."""
     version = subprocess.run(
         ["chroot", str(ROOT), "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
         check=True,
@@ -71,9 +72,8 @@ def install() -> None:
     for pattern in OURS:  # what is no longer installed shall be missed
         for path in ROOT.glob(pattern):
             subprocess.run(["rm", "-r", str(path)], check=True)
-    subprocess.run(
-        ["make", "--no-print-directory", "install", f"DESTDIR={ROOT}", f"PYTHON_VERSION={version}"], cwd=TOP, check=True
-    )
+    settings = [f"DESTDIR={ROOT}", f"PYTHON_VERSION={version}", f"BPF={bpf or ''}"]
+    subprocess.run(["make", "--no-print-directory", "install", *settings], cwd=TOP, check=True)
 
 
 class Machine:

@@ -201,6 +201,16 @@ def test_a_wrong_func_yaml_is_refused_and_says_where(lab: Lab, app: str, text: s
     assert named in error.text
 
 
+@pytest.mark.parametrize("text", ["policy: {default: deny}\n", "policy: p.yaml\n"])
+def test_a_policy_that_nobody_would_enforce_is_refused(lab: Lab, app: str, text: str) -> None:
+    """This appliance has no BoesFS; tests/vm has it."""
+    files = {"func.py": HELLO, "func.yaml": MANIFEST + text, "p.yaml": "default: deny\n"}
+    error = refused(lab, app, lab.source(files))
+    assert error.name == f"{ERROR}Unsupported"
+    assert "enforcement = landlock cannot keep it" in error.text
+    assert "set enforcement = boesfs in boesfsd.conf" in error.text
+
+
 def test_a_func_yaml_that_is_no_text_is_refused(lab: Lab, app: str) -> None:
     error = refused(lab, app, lab.source({"func.py": HELLO, "func.yaml": b"\xff\xfe\x00"}))
     assert error.name == f"{ERROR}InvalidManifest"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packages that the project is built on are loaded by the running daemon and its units, not only named in the tree
-(tests/unit/test_house.py); what they are for is what the other tests show. aiohttp and libbpf join when their jobs
-come: Fn's API, the policy."""
+(tests/unit/test_house.py); what they are for is what other tests show. libbpf is at work in tests/vm, where BoesFS is;
+aiohttp joins when its job comes: Fn's API."""
 
 from conftest import OwnLab
 from lab import HELLO

@@ -43,9 +43,9 @@ def test_http_listens_on_loopback_only(lab: Lab) -> None:
     assert [address for address in listening if address.endswith(":8080")] == ["127.0.0.1:8080"]
 
 
-def test_it_runs_without_capabilities_but_one_and_with_no_new_privileges(lab: Lab) -> None:
+def test_it_runs_without_capabilities_but_two_and_with_no_new_privileges(lab: Lab) -> None:
     status = lab.machine.shell(f"cat /proc/{lab.daemon_pid()}/status")
-    assert re.search(r"^CapEff:\t0{15}4$", status, re.MULTILINE)  # CAP_DAC_READ_SEARCH
+    assert re.search(r"^CapEff:\t0{6}8000000004$", status, re.MULTILINE)  # CAP_BPF, CAP_DAC_READ_SEARCH
     assert "NoNewPrivs:\t1" in status
     assert "Seccomp:\t2" in status
 

@@ -4,9 +4,9 @@
 from pathlib import Path
 from typing import Any
 
-from boesfsd import runtimes
+from boesfsd import plan, runtimes
+from boesfsd.layout import CERTIFICATES, LOADER_CACHE, Host, Layout, layout
 from boesfsd.model import App, Function, Ports, Settings
-from boesfsd.plan import CERTIFICATES, LOADER_CACHE, Host
 
 ROOT = Path(__file__).parents[2]
 APP_ID = "01KAPP0000000000000000APP1"
@@ -72,3 +72,16 @@ def full_host() -> Host:
     """A machine that has them all."""
     files = frozenset((LOADER_CACHE, *CERTIFICATES, *python_runtime().hide))
     return bare_host(resolver="/run/systemd/resolve/resolv.conf", files=files, landlock="optional", init_timeout=9)
+
+
+CODE = Path("/var/lib/boesfsd/code/DIGEST")
+
+
+def made(deployed: Function, host: Host) -> Layout:
+    """Its sandbox."""
+    return layout(deployed, python_runtime(), CODE, host)
+
+
+def rendered(deployed: Function, host: Host) -> str:
+    """Its plan."""
+    return plan.render(deployed, python_runtime(), made(deployed, host), host)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from samples import ROOT, bare_host, full_function, full_host, function, python_runtime
+from samples import ROOT, bare_host, full_function, full_host, function, python_runtime, rendered
 
 from boesfsd import plan
 from boesfsd.wire import chunk
@@ -266,10 +266,10 @@ def read_plan(driver: Path, tmp_path: Path, text: str | bytes) -> str:
 def test_the_agent_reads_what_the_daemon_renders(driver: Path, tmp_path: Path, *, full: bool) -> None:
     """Field by field: what plan.py escapes, plan.c brings back."""
     deployed, host = (full_function(), full_host()) if full else (function(), bare_host())
-    rendered = plan.render(deployed, python_runtime(), Path("/code"), host)
-    count, _, rest = ask_plan(driver, tmp_path, rendered).partition("\n")
+    text = rendered(deployed, host)
+    count, _, rest = ask_plan(driver, tmp_path, text).partition("\n")
     steps = [step.split("|") for step in rest.split("\0")[:-1]]
-    assert int(count) == len(steps) == len(rendered.splitlines()) - 1
+    assert int(count) == len(steps) == len(text.splitlines()) - 1
     seen = dict(step[1].split("=", 1) for step in steps if step[0] == "env")
     assert seen == plan.environment(deployed, python_runtime())
     assert steps[-1] == ["exec", *(deployed.command or python_runtime().command)]
@@ -282,20 +282,20 @@ def ask_plan(driver: Path, tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "FILE, line 1: not a plan of version 1"),
-        ("boesfs-plan\t2\nexec\tx\n", "FILE, line 1: not a plan of version 1"),
-        ("boesfs-plan 1\nexec\tx\n", "FILE, line 1: not a plan of version 1"),
-        ("boesfs-plan\t1\n", "FILE, line 2: a plan must end with exec"),
-        ("boesfs-plan\t1\nexec\tx\npivot\n", "FILE, line 4: a plan must end with exec"),
-        ("boesfs-plan\t1\npivot\nbanana\nexec\tx\n", "FILE, line 3: unknown operation or wrong fields"),
-        ("boesfs-plan\t1\npivot\t\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t1\nuser\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t1\nuser\t1\t2\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t1\nexec\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t1\n\tpivot\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t1\nenv\tA=\\x\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t1\nenv\tA=\\\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t1\nexec" + "\tx" * 4097 + "\n", "FILE, line 2: unknown"),
+        ("", "FILE, line 1: not a plan of version 2"),
+        ("boesfs-plan\t9\nexec\tx\n", "FILE, line 1: not a plan of version 2"),
+        ("boesfs-plan 2\nexec\tx\n", "FILE, line 1: not a plan of version 2"),
+        ("boesfs-plan\t2\n", "FILE, line 2: a plan must end with exec"),
+        ("boesfs-plan\t2\nexec\tx\npivot\n", "FILE, line 4: a plan must end with exec"),
+        ("boesfs-plan\t2\npivot\nbanana\nexec\tx\n", "FILE, line 3: unknown operation or wrong fields"),
+        ("boesfs-plan\t2\npivot\t\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t2\nuser\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t2\nuser\t1\t2\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t2\nexec\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t2\n\tpivot\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t2\nenv\tA=\\x\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t2\nenv\tA=\\\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t2\nexec" + "\tx" * 4097 + "\n", "FILE, line 2: unknown"),
     ],
 )
 def test_a_plan_that_is_wrong_is_refused_with_its_line(driver: Path, tmp_path: Path, text: str, says: str) -> None:
@@ -303,18 +303,18 @@ def test_a_plan_that_is_wrong_is_refused_with_its_line(driver: Path, tmp_path: P
 
 
 def test_a_plan_without_a_last_newline_is_a_plan(driver: Path, tmp_path: Path) -> None:
-    assert read_plan(driver, tmp_path, "boesfs-plan\t1\nexec\tx") == "1\nexec|x\0"
+    assert read_plan(driver, tmp_path, "boesfs-plan\t2\nexec\tx") == "1\nexec|x\0"
 
 
 def test_a_plan_that_is_missing_or_too_large_is_refused(driver: Path, tmp_path: Path) -> None:
     assert ask(driver, "plan", tmp_path / "nowhere").startswith("-1 cannot read plan")
-    assert read_plan(driver, tmp_path, "boesfs-plan\t1\n" + "#" * (1 << 20)).startswith(
+    assert read_plan(driver, tmp_path, "boesfs-plan\t2\n" + "#" * (1 << 20)).startswith(
         "-1 cannot read plan FILE: File too large"
     )
 
 
 def test_empty_fields_are_fields(driver: Path, tmp_path: Path) -> None:
-    assert read_plan(driver, tmp_path, "boesfs-plan\t1\nexec\t\t\n") == "1\nexec||\0"
+    assert read_plan(driver, tmp_path, "boesfs-plan\t2\nexec\t\t\n") == "1\nexec||\0"
 
 
 # --- anything at all
@@ -327,8 +327,8 @@ def test_damaged_input_is_refused_or_read_but_never_out_of_bounds(driver: Path, 
         REQUEST
         + b"Host: x\r\nFn-Deadline: 2026-11-21T21:14:58.123Z\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n",
         b"2026-11-21T21:14:58.123Z",
-        plan.render(function(), python_runtime(), Path("/code"), bare_host()).encode(),
-        plan.render(full_function(), python_runtime(), Path("/code"), full_host()).encode(),
+        rendered(function(), bare_host()).encode(),
+        rendered(full_function(), full_host()).encode(),
     ]
     files = []
     for number, data in enumerate(inputs):

@@ -84,7 +84,7 @@ def test_only_conf_files_of_conf_d_are_read(tmp_path: Path) -> None:
         ("init-timeout =", "must be a number"),
         ("log-level = loud", "log-level = loud: must be one of error, warning, info, debug"),
         ("landlock = off", "must be one of required, optional"),
-        ("enforcement = boesfs", "must be one of landlock"),
+        ("enforcement = casbin", "must be one of boesfs, landlock"),
         ("max-request-size = 1T", "must be a size"),
         ("max-request-size = -1", "must be a size"),
         ("uid-range = 0-65535", "must be FIRST-LAST"),

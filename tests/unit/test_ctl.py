@@ -12,6 +12,8 @@ import pytest
 from samples import ROOT
 
 from boesfsd import ctl
+from boesfsd.ctl import denials
+from boesfsd.model import DENIAL
 
 POLICY = """\
 policy:
@@ -210,3 +212,62 @@ def test_a_reader_that_has_seen_enough_is_no_fault(files: Path) -> None:
         ctl_.stdout.close()
         assert b"Error" not in ctl_.stderr.read()
         assert ctl_.wait() == 141
+
+
+# --- denials
+
+ENTRY = {
+    "__REALTIME_TIMESTAMP": "1700000000000000",
+    "BOESFS_APP": "shop",
+    "BOESFS_FUNCTION": "hello",
+    "BOESFS_CALL_ID": "CALL",
+    "MESSAGE": "Denied read /x to cat (pid 5): rule",
+    "PRIORITY": "5",
+}
+
+
+@pytest.fixture
+def journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Says how it was called, and one entry. The real one is asked in tests/vm."""
+    script = tmp_path / "journalctl"
+    script.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path}/words\necho '{json.dumps(ENTRY)}'\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(denials, "JOURNALCTL", str(script))
+    return tmp_path / "words"
+
+
+def test_denials_are_shown_in_a_line_or_as_json(journalctl: Path, capsys: Output) -> None:
+    assert run("denials") == 0
+    assert capsys.readouterr().out.endswith(" shop/hello [CALL]: Denied read /x to cat (pid 5): rule\n")
+    assert run("denials --json") == 0
+    assert json.loads(capsys.readouterr().out) == {name: ENTRY[name] for name in ENTRY if name.startswith("BOESFS_")}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("denials", set()),
+        ("denials shop", {"BOESFS_APP=shop"}),
+        ("denials shop/hello -f -n 3 --since=-1h", {"BOESFS_APP=shop", "BOESFS_FUNCTION=hello", "--follow", "--lines=3",
+                                                    "--since=-1h"}),
+    ],
+)  # fmt: skip
+def test_the_journal_is_asked_for_them_alone(journalctl: Path, words: str, asked: set[str]) -> None:
+    assert run(words) == 0
+    always = {"--quiet", "--output=json", "--all", f"MESSAGE_ID={DENIAL}", "_UID=0"}
+    assert set(journalctl.read_text().split()) == always | asked
+
+
+def test_what_is_no_function_is_refused(journalctl: Path, capsys: Output) -> None:
+    assert run("denials shop/") == 2
+    assert "shop/: this is no APP/FN" in capsys.readouterr().err
+
+
+def test_a_journalctl_that_fails_or_is_not_there_is_told(
+    journalctl: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denials, "JOURNALCTL", "/bin/false")
+    assert run("denials") == 70
+    monkeypatch.setattr(denials, "JOURNALCTL", "/nowhere/journalctl")
+    assert run("denials") == 69
+    assert "/nowhere/journalctl cannot be run: No such file or directory" in capsys.readouterr().err

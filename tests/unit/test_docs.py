@@ -10,6 +10,7 @@ import pytest
 
 from boesfsd import config, ctl, errors, manifest, options
 from boesfsd.bus.connection import read_xml
+from boesfsd.model import PolicyFiles
 from boesfsd.policy import operations, questions, sources
 
 TOP = Path(__file__).resolve().parents[2]
@@ -139,7 +140,7 @@ def test_there_are_ten_examples_of_policies() -> None:
 def test_the_examples_of_policies_allow_and_deny_what_they_say(title: str, text: str) -> None:
     blocks = re.findall(r"\.nf\n(.*?)\.fi\n", text, re.DOTALL)
     source = (
-        sources.Files("model", blocks[0], "policy", blocks[1])
+        PolicyFiles("model", blocks[0], "policy", blocks[1])
         if len(blocks) > 1
         else sources.open_block(blocks[0], title)
     )

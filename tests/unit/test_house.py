@@ -22,11 +22,11 @@ XML = PACKAGE / "bus/org.boesfs.Faas1.xml"
 RANKS = (
     {"__init__"},
     {"errors", "model", "config", "documents"},
-    {"options", "manifest", "units", "runtimes", "plan", "policy"},
-    {"store", "bundle", "systemd", "network", "kernel", "host", "notify", "wire"},
-    {"invoke", "functions", "strays"},
+    {"options", "manifest", "units", "runtimes", "layout", "plan", "policy"},
+    {"store", "bundle", "systemd", "network", "kernel", "host", "journal", "notify", "wire"},
+    {"invoke", "functions", "policies", "audit", "live", "strays"},
     {"bus", "web", "ctl"},
-    {"daemon"},
+    {"daemon", "setup"},
     {"__main__"},
 )
 LEAVES, PURE, ADAPTERS = RANKS[1], RANKS[2], RANKS[3]
@@ -285,7 +285,7 @@ def test_every_member_takes_and_gives_valid_signatures() -> None:
 
 def test_every_signal_that_is_sent_is_described() -> None:
     sent = set(
-        re.findall(r'_service\.emit\(\s*ManagerObject\.interface, "(\w+)"', (PACKAGE / "bus/__init__.py").read_text())
+        re.findall(r'_service\.emit\(\s*ManagerObject\.interface,\s*"(\w+)"', (PACKAGE / "bus/__init__.py").read_text())
     )
     assert sent == read_xml()["org.boesfs.Faas1.Manager"].signals.keys()
 

@@ -107,6 +107,32 @@ def test_a_failure_is_told_in_fns_words_or_as_the_agent_put_it(
     run(scene)
 
 
+@pytest.mark.parametrize("known", ["", "Denied read /x: rule"])
+def test_of_an_instance_that_its_policy_ended_it_is_told_why(run: Run, known: str) -> None:
+    async def fail(exchange: Exchange) -> None:
+        body = error_body("error receiving function response", "killed by policy: the last of /x")
+        await exchange.answer(body, b"HTTP/1.1 502 X\r\nBoesfs-Error: FunctionFailed\r\n")
+
+    async def scene() -> None:
+        async with World(fail) as world:
+            asked = []
+
+            async def why(route: invoke.Route, slot: int, since: int) -> str:
+                asked.append((route, slot))
+                assert 0 < since < invoke.boot_time()
+                await asyncio.sleep(0.01)
+                return known
+
+            world.router.why_killed = why
+            answer = await world.call()
+            wanted = f"killed by policy: {known or 'the last of /x'}"
+            assert (answer.status, answer.json["detail"]) == (502, wanted)
+            assert world.route.last_error == f"error receiving function response: {wanted}"
+            assert asked == [(world.route, 0)]
+
+    run(scene)
+
+
 def test_what_the_fdk_says_of_a_failure_is_kept_up_to_4_kib(run: Run) -> None:
     async def fail(exchange: Exchange) -> None:
         await exchange.answer(b"x" * 100_000, b"HTTP/1.1 502 Bad Gateway\r\n")

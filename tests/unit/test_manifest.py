@@ -11,7 +11,7 @@ from samples import ROOT, function
 from boesfsd import manifest, plan, units
 from boesfsd.errors import BoesError
 from boesfsd.manifest import Manifest, parse
-from boesfsd.model import Ports, Settings
+from boesfsd.model import PolicyBlock, PolicyFiles, PolicySource, Ports, Settings
 
 HEAD = "schema_version: 20180708\n"
 FN = """
@@ -362,5 +362,53 @@ def test_what_a_manifest_may_say_can_be_rendered() -> None:
     assert plan.path(deployed.id).name.endswith(".plan")
 
 
+# --- the policy
+
+
+def policy_of(tree: Path, text: str, **given: str) -> PolicySource | None:
+    """What func.yaml says, with the files of TREE."""
+    return manifest.read_policy(parse(HEAD + text), tree, given)
+
+
+def test_a_policy_is_a_block_a_file_or_two_files(tmp_path: Path) -> None:
+    for name, text in (
+        ("alone.yaml", "default: deny\n"),
+        ("behind.yaml", "policy: {default: deny}\n"),
+        ("m", "M"),
+        ("p", "P"),
+    ):
+        (tmp_path / name).write_text(text)
+    block = "policy:\n  default: allow\n"
+    assert policy_of(tmp_path, "") is None
+    assert policy_of(tmp_path, block) == PolicyBlock("func.yaml", HEAD + block, ("policy",))
+    assert policy_of(tmp_path, "policy: alone.yaml\n") == PolicyBlock("alone.yaml", "default: deny\n")
+    behind = PolicyBlock("behind.yaml", "policy: {default: deny}\n", ("policy",))
+    assert policy_of(tmp_path, "policy: behind.yaml\n") == behind
+    assert policy_of(tmp_path, "policy: {model: m, policy: p}\n") == PolicyFiles("m", "M", "p", "P")
+    assert policy_of(tmp_path, "policy: {model: m, policy: p, kill: 3}\n") == PolicyFiles("m", "M", "p", "P", 3)
+    assert policy_of(tmp_path, block, policy="default: deny") == PolicyBlock("option policy", "default: deny")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "link", "nothing", "directory", "a/../../secret"])
+def test_a_file_outside_the_source_is_no_policy(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("default: deny\n")
+    tree = tmp_path / "tree"
+    (tree / "directory").mkdir(parents=True)
+    (tree / "link").symlink_to("../secret")
+    with pytest.raises(BoesError) as refused:
+        policy_of(tree, f"policy: {name}\n")
+    assert refused.value.code == "InvalidManifest"
+    assert f"func.yaml: policy: {name}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "[]", "''", "{model: m}", "{model: m, policy: p, rules: []}", "{model: m, policy: 5}"]
+)
+def test_what_is_no_policy_is_named(text: str) -> None:
+    with pytest.raises(BoesError) as refused:
+        parse(f"{HEAD}policy: {text}\n")
+    assert str(refused.value).startswith("func.yaml: policy")
+
+
 def test_a_manifest_is_a_value() -> None:
-    assert parse(HEAD) == Manifest("", (), {}, ())
+    assert parse(HEAD) == Manifest("", (), {}, (), None, HEAD)

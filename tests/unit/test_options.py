@@ -29,7 +29,7 @@ def test_every_setting_of_the_issue_has_its_key() -> None:
 def test_each_row_says_where_it_takes_effect_and_what_it_means() -> None:
     for key, option in TABLE.items():
         assert option.key == key
-        assert option.where in ("unit", "agent", "router", "deploy")
+        assert option.where in ("unit", "agent", "router", "policy", "deploy")
         assert option.meaning
         assert option.default
 

@@ -6,12 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from samples import ROOT, app, bare_host, full_function, full_host, function, python_runtime
+from samples import (
+    CODE,
+    ROOT,
+    app,
+    bare_host,
+    full_function,
+    full_host,
+    function,
+    python_runtime,
+    rendered,
+)
 
 from boesfsd import plan
+from boesfsd.layout import DEVICES, SHM, TMP
 from boesfsd.model import Function, Ports
 
-CODE = Path("/var/lib/boesfsd/code/DIGEST")
 CONTRACT = {
     "FN_FORMAT": "http-stream",
     "FN_LISTENER": "unix:/run/fn/lsnr.sock",
@@ -29,10 +39,13 @@ def unescape(field: str) -> str:
     return re.sub(r"\\(.)", lambda found: {"t": "\t", "n": "\n", "\\": "\\"}[found[1]], field)
 
 
+MODES = ("landlock", "boesfs")
+
+
 def steps(deployed: Function, **host: object) -> list[tuple[str, ...]]:
     """As the agent reads them."""
-    text = plan.render(deployed, python_runtime(), CODE, bare_host(**host))
-    assert text.startswith("boesfs-plan\t1\n")
+    text = rendered(deployed, bare_host(**host))
+    assert text.startswith("boesfs-plan\t2\n")
     assert text.endswith("\n")
     return [tuple(map(unescape, line.split("\t"))) for line in text.splitlines()[1:]]
 
@@ -42,29 +55,32 @@ def named(deployed: Function, operation: str) -> list[tuple[str, ...]]:
 
 
 def test_the_plan_of_a_plain_function(golden: Callable[[str, str], None]) -> None:
-    golden("plan-plain.txt", plan.render(function(), python_runtime(), CODE, bare_host()))
+    golden("plan-plain.txt", rendered(function(), bare_host()))
 
 
 def test_the_plan_of_a_function_with_everything(golden: Callable[[str, str], None]) -> None:
-    golden("plan-full.txt", plan.render(full_function(), python_runtime(), CODE, full_host()))
+    golden("plan-full.txt", rendered(full_function(), full_host()))
 
 
 # --- order
 
 
-def test_the_walls_come_in_this_order() -> None:
-    operations = [step[0] for step in steps(full_function())]
-    walls = ["root", "mkdir", "bind", "device", "tmpfs", "proc", "listener", "pivot", "drop", "landlock", "allow",
+@pytest.mark.parametrize("enforcement", MODES)
+def test_the_walls_come_in_this_order(enforcement: str) -> None:
+    operations = [step[0] for step in steps(full_function(), enforcement=enforcement)]
+    piece = {"landlock": "bind", "boesfs": "govern"}[enforcement]
+    walls = ["root", "mkdir", piece, "device", "tmpfs", "proc", "listener", "pivot", "drop", "landlock", "allow",
              "ports", "restrict", "seccomp", "env", "cwd", "exec"]  # fmt: skip
     firsts = [operations.index(wall) for wall in ("root", "pivot", "drop", "landlock", "restrict", "seccomp", "exec")]
     assert firsts == sorted(firsts)
     assert set(walls) <= set(operations)
 
 
-def test_no_mount_follows_the_pivot_and_no_rule_the_restriction() -> None:
-    operations = [step[0] for step in steps(full_function())]
+@pytest.mark.parametrize("enforcement", MODES)
+def test_no_mount_follows_the_pivot_and_no_rule_the_restriction(enforcement: str) -> None:
+    operations = [step[0] for step in steps(full_function(), enforcement=enforcement)]
     pivot, restrict = operations.index("pivot"), operations.index("restrict")
-    mounts = {"root", "mkdir", "link", "file", "bind", "device", "hide", "tmpfs", "proc", "listener"}
+    mounts = {"root", "mkdir", "link", "file", "copy", "bind", "govern", "device", "hide", "tmpfs", "proc", "listener"}
     assert not mounts & set(operations[pivot:])
     assert not {"landlock", "allow", "ports"} & set(operations[restrict:])
     assert operations[-1] == "exec"
@@ -93,6 +109,43 @@ def test_a_directory_is_made_before_it_is_used_and_only_once() -> None:
 def test_every_operation_is_one_that_the_agent_knows() -> None:
     known = set(re.findall(r'\[OP_[A-Z]+\] = "([a-z]+)"', (ROOT / "agent/plan.c").read_text()))
     assert {step[0] for step in steps(full_function())} <= known
+
+
+# --- BoesFS
+
+
+def test_every_piece_of_the_root_is_governed_but_what_is_not_the_hosts_files() -> None:
+    """The skeleton, the trees of the host and each tmpfs; /proc, devices, the listener and empty covers are not."""
+    seen = steps(function(network="host", uid=200001), files=full_host().files, enforcement="boesfs")
+    assert [step for step in seen if step[0] == "bind"] == []
+    assert [step[1:] for step in seen if step[0] == "policy"] == [("200001",)]
+    assert [step[1:] for step in seen if step[0] == "govern"] == [
+        ("/", "ro"),
+        ("/usr", "ro", "/usr"),
+        ("/python", "ro", "/usr/lib/boesfs/runtimes/python"),
+        ("/function", "ro", str(CODE)),
+        ("/etc/ssl/certs", "ro", "/etc/ssl/certs"),
+        (SHM, "rw"),
+        (TMP, "rw"),
+    ]
+    ungoverned = {step[1] for step in seen if step[0] in ("device", "hide", "proc", "listener")}
+    assert ungoverned == {*DEVICES, *python_runtime().hide, "/proc", "/run/fn"}
+
+
+def test_the_policy_is_named_before_and_the_skeleton_is_governed_when_it_is_whole() -> None:
+    seen = [step[0] for step in steps(full_function(), enforcement="boesfs", files=full_host().files)]
+    governed = seen.index("govern")
+    assert seen.index("policy") < governed
+    last = max(index for index, step in enumerate(seen) if step in ("mkdir", "link", "file", "copy", "root"))
+    assert last < governed
+    tmpfs = max(index for index, step in enumerate(seen) if step == "tmpfs")
+    assert seen[tmpfs:].count("govern") == 2
+
+
+def test_what_is_mounted_has_something_below_it() -> None:
+    seen = steps(full_function(), enforcement="boesfs")
+    files = {step[1] for step in seen if step[0] == "file"}
+    assert {f"/dev/{step[1]}" for step in seen if step[0] == "device"} <= files
 
 
 # --- escapes
@@ -177,7 +230,7 @@ def test_without_network_there_are_no_certificates_and_no_resolver() -> None:
     host = {"files": full_host().files, "resolver": "/etc/resolv.conf"}
     assert not any("ssl" in field or "resolv" in field for step in steps(function(), **host) for field in step)
     seen = [step for step in steps(function(network="host"), **host) if step[0] == "bind"]
-    assert ("bind", "/etc/resolv.conf", "/etc/resolv.conf") in seen
+    assert ("copy", "/etc/resolv.conf", "/etc/resolv.conf") in steps(function(network="host"), **host)
     assert ("bind", "/etc/ssl/certs", "/etc/ssl/certs") in seen
 
 

@@ -7,6 +7,7 @@ import pytest
 from policies import model
 
 from boesfsd.errors import BoesError
+from boesfsd.model import PolicyFiles
 from boesfsd.policy import casbin, oracle, sources
 from boesfsd.policy.compiler import compile_policy
 from boesfsd.policy.places import split
@@ -405,5 +406,5 @@ def test_a_policy_is_shown_as_it_was_written() -> None:
     assert sources.written(sources.open_block(around, "func.yaml")).strip() == "{default: allow}"
     alone = "default: allow  # why\n"
     assert sources.written(sources.open_block(alone, "policy.yaml")) == alone
-    files = sources.Files("m", M4, "p", "p, /a, read, file, deny\n")
+    files = PolicyFiles("m", M4, "p", "p, /a, read, file, deny\n")
     assert sources.written(files) == f"# m\n{M4}\n# p\np, /a, read, file, deny\n"

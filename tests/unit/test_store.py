@@ -15,7 +15,7 @@ import pytest
 from samples import ROOT, full_function, function
 
 from boesfsd.errors import BoesError
-from boesfsd.model import App, Function, Settings
+from boesfsd.model import App, Function, PolicyBlock, PolicyFiles, PolicySource, Settings
 from boesfsd.store import FILE, VERSION, Store
 
 Scene = Callable[[Store], Coroutine[Any, Any, Any]]
@@ -219,6 +219,59 @@ def test_a_directory_that_is_missing_is_named_and_the_process_ends(tmp_path: Pat
     status, says = daemon_start(tmp_path / "nowhere")
     assert status == 70
     assert f"Cannot open {tmp_path}/nowhere/{FILE}" in says
+
+
+OLDEST = """
+CREATE TABLE app (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL,
+    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL) STRICT;
+CREATE TABLE function (
+    id TEXT PRIMARY KEY, app_id TEXT NOT NULL REFERENCES app(id) ON DELETE CASCADE, name TEXT NOT NULL,
+    uid INTEGER NOT NULL UNIQUE, digest TEXT NOT NULL, command TEXT NOT NULL, settings TEXT NOT NULL,
+    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, UNIQUE (app_id, name)) STRICT;
+INSERT INTO app VALUES ('a', 'shop', '{"A": "b"}', 1, 2);
+INSERT INTO function VALUES ('f', 'a', 'hello', 7, 'd', '["x"]', '{"runtime": "python"}', 3, 4);
+PRAGMA user_version = 1;
+"""
+
+
+def test_an_older_layout_is_upgraded_and_nothing_is_lost(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.executescript(OLDEST)
+    block = PolicyBlock("func.yaml", "policy: {}", ("policy",))
+
+    async def scene(store: Store) -> None:
+        (app,), (deployed,) = await store.apps(), await store.functions()
+        assert app == App("a", "shop", {"A": "b"}, 1, 2)
+        assert (deployed.id, deployed.app, deployed.uid, deployed.policy) == ("f", app, 7, None)
+        await store.put_function(dataclasses.replace(deployed, policy=block))
+        assert (await store.functions())[0].policy == block
+
+    play(tmp_path, scene)
+    with sqlite3.connect(tmp_path / FILE) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        None,
+        PolicyBlock("option policy", "default: deny # ü\n"),
+        PolicyBlock("func.yaml", "policy: {}\n", ("policy",)),
+        PolicyFiles("m.conf", "[model]", "p.csv", "p, /a\n"),
+        PolicyFiles("m.conf", "", "p.csv", "", 5),
+    ],
+)
+def test_a_policy_is_kept_as_it_was_written(tmp_path: Path, policy: PolicySource | None) -> None:
+    async def write(store: Store) -> None:
+        app = await store.add_app("shop", {}, policy)
+        await store.put_function(of(app, policy=policy))
+
+    async def read(store: Store) -> list[PolicySource | None]:
+        return [*(app.policy for app in await store.apps()), *(f.policy for f in await store.functions())]
+
+    play(tmp_path, write)
+    assert play(tmp_path, read) == [policy, policy]
 
 
 def test_a_crash_while_the_layout_is_made_leaves_an_empty_store(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import TOP
-from vm import power_on, text_of
+from qemu import power_on, text_of
 from workshop import GUEST, KERNEL, KMOD, PLACE, Kernel, build_bpf, build_module, build_policy, kernels
 
 BROKEN = (

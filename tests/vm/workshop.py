@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from machine import BUILD, SUITE, TOP, mirror
-from vm import build_tools
+from qemu import build_tools
 
 KERNEL = TOP / "tests/vm/kernel"
 KMOD = TOP / "kmod"

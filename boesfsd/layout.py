@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a function's sandbox is made of, piece by piece, and what its policy has to know of that."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from boesfsd.model import Function
+from boesfsd.policy import operations, places
+from boesfsd.policy.rules import PLATFORM, Origin, Part, Rule, Verdict
+from boesfsd.policy.sources import Sandbox, called
+from boesfsd.runtimes import Runtime
+
+CODE = "/function"
+LISTENER = "/run/fn"
+PROC = "/proc"
+TMP = "/tmp"  # noqa: S108 (a path inside the sandbox, as the next)
+SHM = "/dev/shm"  # noqa: S108
+DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICE_LINKS = {
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}
+LOADER_CACHE = "/etc/ld.so.cache"
+VARIABLES = {"CODE": CODE, "TMP": TMP, "HOME": TMP}
+"""What ${NAME} stands for in policies, as long as a function does not say otherwise."""
+CERTIFICATES = ("/etc/ssl/certs",)
+OPTIONAL = (LOADER_CACHE, *CERTIFICATES)
+ORIGIN = Origin("what every sandbox has", 0, 0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a sandbox depends on besides the function: settings of boesfsd.conf and facts of this machine."""
+
+    init_timeout: int
+    landlock: str
+    resolver: str
+    """Path of a resolv.conf that is usable from inside, "" without one."""
+    files: frozenset[str]
+    """Which of the optional sources (ld.so.cache, certificates …) exist here."""
+    enforcement: str = "landlock"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where it has what. TREES and COPIES: directories and files of the host, by their place inside; LINKS: their
+    targets; TEXTS: files of its own; HIDDEN: directories of the host that are empty inside."""
+
+    trees: dict[str, str]
+    copies: dict[str, str]
+    links: dict[str, str]
+    texts: dict[str, str]
+    hidden: tuple[str, ...]
+
+    @property
+    def mounts(self) -> list[str]:
+        """Where something is mounted."""
+        devices = (f"/dev/{name}" for name in DEVICES)
+        return [*self.trees, *self.hidden, *devices, SHM, TMP, PROC, LISTENER]
+
+    @property
+    def directories(self) -> list[str]:
+        """What has to be there for all this, each with its parents before it. What a tree has is not among them."""
+        return _with_parents([*self.trees, "/etc", TMP, PROC, SHM, LISTENER])
+
+
+def layout(function: Function, runtime: Runtime, code: Path, host: Host) -> Layout:
+    """The sandbox of FUNCTION, whose code is at CODE."""
+    trees = {**runtime.binds, CODE: str(code)}
+    copies = {LOADER_CACHE: LOADER_CACHE} if LOADER_CACHE in host.files else {}
+    if function.settings.network != "none":
+        trees.update({path: path for path in CERTIFICATES if path in host.files})
+        if host.resolver:
+            copies["/etc/resolv.conf"] = host.resolver
+    hidden = tuple(path for path in runtime.hide if path in host.files)
+    return Layout(trees, copies, {**runtime.links, **DEVICE_LINKS}, _etc(function), hidden)
+
+
+def _etc(function: Function) -> dict[str, str]:
+    name, uid = "function", function.uid
+    return {
+        "/etc/passwd": f"root:x:0:0::/:/bin/false\n{name}:x:{uid}:{uid}::{TMP}:/bin/sh\n",
+        "/etc/group": f"root:x:0:\n{name}:x:{uid}:\n",
+        "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    }
+
+
+def _with_parents(paths: list[str]) -> list[str]:
+    made: dict[str, None] = {}
+    for path in map(PurePosixPath, paths):
+        made.update(dict.fromkeys(str(part) for part in [*reversed(path.parents), path] if str(part) != "/"))
+    return list(made)
+
+
+def sandbox(function: Function, runtime: Runtime, made: Layout) -> Sandbox:
+    """What the function's policy is read for. To where something is mounted, and over its links, everybody may walk:
+    else the sandbox could not be made. The loader's cache is for each program that is started; and what is missing in
+    /etc, which is the sandbox's own, is no secret: all runtimes look for files there that may be missing."""
+    settings = function.settings
+    variables = {**runtime.environment, **settings.environment, **function.app.config, **settings.config}
+    ways = _with_parents([*made.mounts, "/etc"])
+    walk = Verdict(allow=True, operations=operations.mask(("lookup",)), layer=PLATFORM)
+    follow = walk._replace(operations=operations.mask(("lookup", "readlink", "getattr")))
+    use = walk._replace(operations=operations.GROUPS["read"].does | operations.GROUPS["read"].needs)
+    probe = walk._replace(operations=operations.mask(("probe",)))
+    paths = [*((walk, way) for way in ways), *((follow, link) for link in made.links), (use, LOADER_CACHE)]
+    rules = [Rule(verdict, places.literal(path), ORIGIN) for verdict, path in paths]
+    rules.append(Rule(probe, places.parse("/etc/*"), ORIGIN))
+    return Sandbox(
+        {**VARIABLES, "HOME": variables.get("HOME", TMP)},
+        called((function.command or runtime.command)[0]),
+        (*made.mounts, *made.copies, *made.texts, *made.links),
+        Part(rules=tuple(rules)),
+        tuple(ways),
+    )

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policies of functions, in force: read, compiled, and made the tables that judge in the kernel.
+
+A function's policy has the number of its uid. What judges it is a table, whose digest tells what it was made from: one
+that fits is found again after a restart and not made again.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boesfsd.config import CONF
+from boesfsd.errors import BoesError
+from boesfsd.layout import VARIABLES, Layout, sandbox
+from boesfsd.model import Function, PolicyBlock, PolicySource
+from boesfsd.policy import sources
+from boesfsd.policy.image import Image, pack
+from boesfsd.policy.sources import Compiled, Sandbox
+from boesfsd.policy.table import TooLargeError
+from boesfsd.runtimes import Runtime
+
+if TYPE_CHECKING:
+    from boesfsd import kernel
+
+log = logging.getLogger(__name__)
+
+DEFAULT = CONF / "policy.yaml"
+GRACE = 1.0  # seconds in which an operation that began with a table has ended
+NOWHERE = Path("/proc/self/nowhere")
+CACHED = 64  # compiled policies
+_code = hashlib.blake2b(
+    b"".join(file.read_bytes() for file in sorted(Path(sources.__file__).parent.glob("*.py")))
+).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The policy that a function has: its app's, its own or the host's, and what it is read for."""
+
+    app: PolicySource | None
+    function: PolicySource | None
+    sandbox: Sandbox
+    made: Layout
+
+    @property
+    def digest(self) -> bytes:
+        """Of all that its table comes from."""
+        subjects, rest = sorted(self.sandbox.subjects), self.sandbox._replace(subjects=frozenset())
+        text = repr((self.app, self.function, subjects, rest))
+        return hashlib.blake2b(_code + text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+    @property
+    def names_programs(self) -> bool:
+        """Whether a rule may go by the program."""
+        return any(source and "program" in repr(source) for source in (self.app, self.function))
+
+    def compile(self) -> Compiled:
+        """InvalidPolicy."""
+        return sources.compile_sources(self.app, self.function, self.sandbox)
+
+
+def host_default(file: Path = DEFAULT) -> PolicyBlock:
+    """What holds for functions without a policy. InvalidPolicy: without one, they do not start."""
+    try:
+        return sources.open_block(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"{file}, the policy of functions that have none, cannot be read: {error}"
+        raise BoesError("InvalidPolicy", problem, hint="write one; boesfs-policy(5) has examples") from error
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What judges a function now: its table's number and bytes, the policy behind it, and the files of its programs."""
+
+    table: int
+    size: int
+    compiled: Compiled
+    programs: Mapping["kernel.Executable", frozenset[str]]
+
+
+class Policies:
+    """Which table judges which policy. Without BoesFS (enforcement = landlock) there are none."""
+
+    def __init__(self) -> None:
+        self._kernel: kernel.Policies | None = None
+        self._numbers: Mapping[str, int] = {}
+        self._tables: dict[int, kernel.Loaded] = {}
+        self._spare: dict[int, list[kernel.Loaded]] = {}
+        self._free: deque[int] = deque()
+        self._retired: deque[tuple[float, int]] = deque()
+        self._lock = threading.RLock()  # deploys, removals and the audit ask in threads of their own
+        self._compiled: dict[bytes, Compiled] = {}
+        self._in_force: dict[int, InForce] = {}
+        self.enforcement = ""
+        self.fault: BoesError | None = None
+        """Why there is no BoesFS though it is wanted."""
+
+    def configure(self, enforcement: str) -> None:
+        """Take the setting, and find what is loaded already."""
+        if self._kernel and enforcement == self.enforcement:
+            return
+        self.enforcement, self.fault = enforcement, None
+        self.close()
+        if enforcement != "boesfs":
+            return
+        try:
+            from boesfsd import kernel  # noqa: PLC0415 (libbpf is there only where BoesFS is)
+
+            self._kernel = kernel.Policies()
+        except (BoesError, ImportError) as error:
+            told = error if isinstance(error, BoesError) else BoesError("Unsupported", f"libbpf: {error}")
+            log.error("No function can start: %s", told)
+            self.fault = told
+            return
+        self._numbers = kernel.NUMBERS
+        self._find(self._kernel)
+
+    def _find(self, loaded: "kernel.Policies") -> None:
+        tables = loaded.tables()
+        used = {table.number for table in tables}
+        self._free = deque(number for number in range(1, self._numbers["BOESFS_TABLES"]) if number not in used)
+        self._tables, self._spare = {}, {}
+        for table in tables:  # two of one policy: we ended in between; which of them judges is not known
+            self._spare.setdefault(table.policy, []).append(table)
+
+    def close(self) -> None:
+        """Let go of the kernel's maps; what is loaded stays and judges."""
+        if self._kernel:
+            self._kernel.close()
+        self._kernel = None
+
+    def check_alone(self, policy: PolicySource | None) -> None:
+        """An app's policy, before there is a function. InvalidPolicy, Unsupported."""
+        if policy is None:
+            return
+        self._check_enforcement("An app")
+        sources.compile_sources(policy, None, Sandbox(VARIABLES))
+
+    def _check_enforcement(self, whose: str) -> None:
+        if self.enforcement != "boesfs":
+            raise BoesError(
+                "Unsupported",
+                f"{whose} has a policy, and enforcement = {self.enforcement} cannot keep it",
+                hint="set enforcement = boesfs in boesfsd.conf, or leave the policy out",
+            )
+
+    def wanted(self, function: Function, runtime: Runtime, made: Layout) -> Wanted | None:
+        """None: the setting is not to enforce policies, and there is none. Unsupported, InvalidPolicy."""
+        named = function.app.policy or function.policy
+        if named:
+            self._check_enforcement(function.label)
+        elif self.enforcement != "boesfs":
+            return None
+        own = function.policy if named else host_default()
+        return Wanted(function.app.policy, own, sandbox(function, runtime, made), made)
+
+    def compile(self, wanted: Wanted) -> Compiled:
+        """What WANTED comes to, from a small cache. InvalidPolicy."""
+        with self._lock:
+            digest = wanted.digest
+            compiled = self._compiled.pop(digest, None) or wanted.compile()
+            self._compiled[digest] = compiled  # the last to be dropped
+            if len(self._compiled) > CACHED:
+                del self._compiled[next(iter(self._compiled))]
+            return compiled
+
+    def check(self, wanted: Wanted) -> Compiled:
+        """What WANTED comes to; all is refused here that enforce would refuse. InvalidPolicy, Unsupported."""
+        if self.fault:
+            raise self.fault
+        compiled = self.compile(wanted)
+        self._pack(compiled)
+        return compiled
+
+    def enforce(self, function: Function, wanted: Wanted | None) -> None:
+        """From now on WANTED judges the function's instances, those that run too. What is loaded already stays, but for
+        the files of its programs, which may be others by now."""
+        if wanted is None:
+            return
+        if self.fault:
+            raise self.fault
+        with self._lock:
+            assert self._kernel
+            number, digest = function.uid, wanted.digest
+            known = [self._tables.get(number), *self._spare.get(number, ())]
+            current = next((table for table in known if table and table.digest == digest), None)
+            if current is None:
+                current = self._load(function, wanted, digest)
+            else:
+                if number not in self._tables:
+                    self._kernel.replace(number, current.number)
+                if wanted.names_programs:
+                    self._kernel.put_programs(current.number, self._executables(wanted))
+            self._tables[number] = current
+            self._spare.pop(number, None)
+            for table in known:
+                if table and table != current:
+                    self._retired.append((time.monotonic() + GRACE, table.number))
+        self.sweep()
+
+    def _executables(self, wanted: Wanted) -> list["kernel.Executable | None"]:
+        from boesfsd import kernel  # noqa: PLC0415 (as above)
+
+        image = self._pack(self.compile(wanted))
+        return [kernel.executable(path) for path in _files(image.programs, wanted.made)]
+
+    def _load(self, function: Function, wanted: Wanted, digest: bytes) -> "kernel.Loaded":
+        from boesfsd import kernel  # noqa: PLC0415 (as above)
+
+        compiled = self.compile(wanted)
+        image, programs = self._pack(compiled), self._executables(wanted)
+        if not self._free:
+            raise BoesError("NoSpace", f"All {self._numbers['BOESFS_TABLES']} tables of policies are taken")
+        assert self._kernel
+        table = self._free.popleft()
+        try:
+            kill = compiled.policy.kill
+            self._kernel.put(table, image, policy=function.uid, kill=kill, digest=digest, programs=programs)
+            self._kernel.replace(function.uid, table)
+        except BaseException:
+            self._release(table)
+            raise
+        return kernel.Loaded(table, function.uid, digest)
+
+    def _pack(self, compiled: Compiled) -> Image:
+        try:
+            return pack(compiled.table, self._numbers)
+        except TooLargeError as error:
+            raise BoesError("InvalidPolicy", f"The policy cannot be loaded: {error}", hint="use fewer rules") from error
+
+    def _release(self, table: int) -> None:
+        assert self._kernel
+        self._kernel.take_away(table)
+        self._free.append(table)  # the last to be used again: counts of rules go by tables
+
+    # --- what they tell
+
+    def in_force(self, function: Function, table: int, find: Callable[[], Wanted | None]) -> InForce | None:
+        """What judges the function now, if that is TABLE; FIND is asked once a table for what it was made from."""
+        from boesfsd import kernel  # noqa: PLC0415 (as above)
+
+        with self._lock:
+            loaded, known = self._tables.get(function.uid), self._in_force.get(function.uid)
+            if loaded is None or loaded.number != table:
+                return None
+            if known and known.table == table:
+                return known
+            wanted = find()
+            if wanted is None or wanted.digest != loaded.digest:
+                return None
+            compiled, programs = self.compile(wanted), dict[kernel.Executable, frozenset[str]]()
+            image = self._pack(compiled)
+            for path, program in zip(image.programs, self._executables(wanted), strict=True):
+                if program:
+                    programs[program] = programs.get(program, frozenset()) | {path}
+            found = self._in_force[function.uid] = InForce(table, image.size, compiled, programs)
+            while len(self._in_force) > CACHED:
+                del self._in_force[next(iter(self._in_force))]
+            return found
+
+    def table_of(self, function: Function) -> int:
+        """The number of what judges the function, 0 for nothing."""
+        table = self._tables.get(function.uid)
+        return table.number if table else 0
+
+    def listen(self, hear: Callable[["kernel.Record"], None]) -> int | None:
+        """A descriptor that is readable when read() has something for HEAR; None without BoesFS."""
+        return self._kernel.listen(hear) if self._kernel else None
+
+    def read(self) -> None:
+        """Hand on what the kernel has told."""
+        if self._kernel:
+            self._kernel.read()
+
+    def untold(self, instance: int) -> int:
+        """How many denials of an instance the kernel had no room to tell."""
+        return self._kernel.untold(instance) if self._kernel else 0
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """The enumerators of both headers."""
+        return self._numbers
+
+    # --- ends
+
+    def sweep(self) -> None:
+        """Free the tables that judge no more, and that nobody can be reading any longer."""
+        with self._lock:
+            while self._kernel and self._retired and self._retired[0][0] <= time.monotonic():
+                self._release(self._retired.popleft()[1])
+
+    def forget(self, function: Function) -> None:
+        """The function is gone; to what is left of its mounts everything is denied."""
+        self._forget(function.uid)
+
+    def keep(self, functions: Iterable[Function]) -> None:
+        """Forget the policies of all others."""
+        for number in {*self._tables, *self._spare} - {function.uid for function in functions}:
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            tables = [self._tables.pop(number, None), *self._spare.pop(number, [])]
+            if not self._kernel or tables == [None]:
+                return
+            try:
+                self._kernel.forget(number)
+            except BoesError as error:  # it was loaded, but never judged
+                log.debug("Policy %d: %s", number, error)
+            self._retired += [(time.monotonic() + GRACE, table.number) for table in tables if table]
+
+
+def _files(paths: Iterable[str], made: Layout) -> list[Path]:
+    """What paths of the sandbox are on the host; what is in none of its trees is nowhere."""
+    found = []
+    for path in paths:
+        link = next((link for link in made.links if path.startswith(f"{link}/")), "")
+        inside = f"/{made.links[link]}/{path.removeprefix(f'{link}/')}" if link else path
+        target = max((target for target in made.trees if inside.startswith(f"{target}/")), key=len, default="")
+        found.append(Path(made.trees[target], inside.removeprefix(f"{target}/")) if target else NOWHERE)
+    return found

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""boesfs-setup.service: what has to be in the kernel before functions start. It is the only one that loads the module
+and the policy program; the daemon finds both there, and has no right to either."""
+
+import logging
+import subprocess
+
+from boesfsd import config
+from boesfsd.errors import BoesError
+
+log = logging.getLogger("boesfs-setup")
+MODPROBE = ("/usr/sbin/modprobe", "boesfs")
+
+
+def run() -> None:
+    """Load the module and the program; a program that judges already is exchanged in place. With enforcement = landlock
+    there is nothing to do. Unsupported says what is missing and how to get it."""
+    if config.load().enforcement != "boesfs":
+        return
+    try:
+        from boesfsd import kernel  # noqa: PLC0415 (libbpf is there only where BoesFS is)
+    except ImportError as error:
+        problem = f"boesfsd's way to libbpf cannot be loaded: {error}"
+        raise BoesError("Unsupported", problem, hint="make -C bpf, then make install BPF=bpf") from error
+
+    if not kernel.MODULE.exists():
+        done = subprocess.run(MODPROBE, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BoesError(
+                "Unsupported",
+                f"The kernel module boesfs cannot be loaded: {done.stderr.strip()}",
+                hint="install boesfs-dkms and the headers of this kernel, or set enforcement = landlock",
+            )
+    kernel.set_up()
+
+
+def main() -> int:
+    """Entry point of boesfs-setup.service."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        run()
+    except BoesError as error:
+        log.error("%s", error)
+        return error.kind.exit
+    return 0

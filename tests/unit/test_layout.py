@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sandbox is made of, and what its policy knows of that."""
+
+from pathlib import Path
+
+import pytest
+from samples import CODE, bare_host, full_function, full_host, function, made, python_runtime
+
+from boesfsd.errors import BoesError
+from boesfsd.layout import DEVICES, LOADER_CACHE, sandbox
+from boesfsd.model import Function, PolicyBlock
+from boesfsd.policy import operations, oracle, sources
+from boesfsd.policy.places import split
+from boesfsd.policy.sources import Compiled, Sandbox
+from boesfsd.policy.table import Request
+
+NOTHING = PolicyBlock("p.yaml", "default: deny\n")
+
+
+def sandbox_of(deployed: Function, *, full: bool = True) -> Sandbox:
+    return sandbox(deployed, python_runtime(), made(deployed, full_host() if full else bare_host()))
+
+
+def compiled(text: str, deployed: Function | None = None) -> Compiled:
+    return sources.compile_sources(None, PolicyBlock("p.yaml", text), sandbox_of(deployed or function()))
+
+
+def allowed(policy: Compiled, operation: str, path: str) -> bool:
+    request = Request(operation, split(path.encode()))
+    by_rules, _ = oracle.decide(policy.policy, request)
+    assert policy.table.decide(request)[0] == by_rules
+    return by_rules
+
+
+def test_to_each_mount_everybody_may_walk_and_do_nothing_else_there() -> None:
+    deployed = function(network="host")
+    policy, there = compiled("default: deny\n", deployed), made(deployed, full_host())
+    others = [name for name in operations.TABLE if name != "lookup"]
+    for place in there.mounts:
+        for path in [*map(str, Path(place).parents), place]:
+            assert path == "/" or allowed(policy, "lookup", path), path
+        assert not any(allowed(policy, name, place) for name in others), place
+    assert not allowed(policy, "lookup", "/usr/bin")
+    assert not allowed(policy, "lookup", "/function/func.py")
+
+
+def test_links_of_the_root_can_be_followed_and_the_loader_s_cache_be_read() -> None:
+    policy = compiled("default: deny\n")
+    for link in ("/bin", "/lib64", "/dev/fd", "/dev/stdout"):
+        assert all(allowed(policy, name, link) for name in ("lookup", "readlink", "getattr")), link
+    assert all(allowed(policy, name, LOADER_CACHE) for name in ("lookup", "open", "read", "mmap", "getattr"))
+    assert not any(allowed(policy, name, LOADER_CACHE) for name in ("write", "unlink", "chmod"))
+    assert not allowed(policy, "read", "/etc/passwd")
+    for name in ("/etc/ld.so.preload", "/etc/localtime"):
+        assert allowed(policy, "probe", name)
+        assert not any(allowed(policy, other, name) for other in ("lookup", "open", "create", "access"))
+    assert not allowed(policy, "probe", "/usr/x")
+
+
+def test_a_rule_that_names_the_same_place_comes_before_the_platform_s() -> None:
+    assert not allowed(compiled(f"rules: [{{deny: read, on: {LOADER_CACHE}}}]"), "read", LOADER_CACHE)
+    assert allowed(compiled("rules: [{deny: read, on: /etc/**}]"), "read", LOADER_CACHE)
+    assert not allowed(compiled("rules: [{deny: readlink, on: /bin}]"), "readlink", "/bin")
+
+
+@pytest.mark.parametrize("place", ["/usr", "/usr/lib/python3", "/function", "/tmp", "/dev/null", "/run", "/proc"])
+def test_who_denies_the_way_to_a_mount_is_refused_with_the_rule_and_the_remedy(place: str) -> None:
+    with pytest.raises(BoesError) as refused:
+        compiled(f"default: allow\nrules:\n  - {{deny: [read, lookup], on: {place}}}\n")
+    assert str(refused.value).startswith(
+        f"p.yaml, line 3, column 5: {place}: lookup is denied where the sandbox has something mounted"
+    )
+    assert f"{place}/*" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "rule", ["{allow: [read, list], on: [/function, /function/**], audit: true}", "{allow: read, on: /usr, uid: 5}",
+             "{deny: read, on: /usr}"]
+)  # fmt: skip
+def test_who_denies_no_lookup_there_is_not_refused(rule: str) -> None:
+    assert allowed(compiled(f"rules: [{rule}]"), "lookup", "/usr")
+
+
+def test_who_denies_all_below_is_not_refused() -> None:
+    policy = compiled("default: allow\nrules:\n  - {deny: all, on: /usr/**}\n")
+    assert not allowed(policy, "read", "/usr")
+    assert not allowed(policy, "lookup", "/usr/bin")
+
+
+def test_variables_are_the_function_s_directories() -> None:
+    assert sandbox_of(function()).variables == {"CODE": "/function", "TMP": "/tmp", "HOME": "/tmp"}
+    for settings in ({"environment": {"HOME": "/a"}}, {"environment": {"HOME": "/b"}, "config": {"HOME": "/a"}}):
+        assert sandbox_of(function(**settings)).variables["HOME"] == "/a"
+
+
+def test_the_original_s_subject_is_the_program_that_is_started() -> None:
+    assert "/usr/bin/python3" in sandbox_of(function()).subjects
+    assert sandbox_of(function(command=("/function/run", "x"))).subjects == {"/function/run", "run"}
+
+
+def test_the_platform_s_rules_are_no_findings() -> None:
+    assert compiled("default: allow\nrules: [{deny: read, on: /etc/passwd}]\n").findings == ()
+    (finding,) = compiled("default: allow\nrules: [{deny: read, on: /srv/x}]\n").findings
+    assert "the sandbox has nothing there" in finding.message
+
+
+def test_a_bare_host_has_no_optional_pieces() -> None:
+    there = made(function(network="host"), bare_host())
+    assert there.trees == {**python_runtime().binds, "/function": str(CODE)}
+    assert (there.copies, there.hidden) == ({}, ())
+    assert {f"/dev/{name}" for name in DEVICES} <= set(there.mounts)
+
+
+def test_a_function_without_network_gets_neither_certificates_nor_a_resolver() -> None:
+    there = made(function(), full_host())
+    assert set(there.copies) == {LOADER_CACHE}
+    assert "/etc/ssl/certs" not in there.trees
+    assert "/etc/resolv.conf" in made(full_function(), full_host()).copies

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which table judges whom over replacements, removals and restarts. The kernel's maps are played: tests/vm has them."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kernel_program import NUMBERS
+from samples import full_host, function, made, python_runtime
+
+from boesfsd import policies
+from boesfsd.errors import BoesError
+from boesfsd.model import Function, PolicyBlock
+from boesfsd.policies import Policies, Wanted
+
+
+class Kernel:
+    """The maps, which outlive those who use them: what judges each policy, and the tables that are filled."""
+
+    def __init__(self) -> None:
+        self.judging: dict[int, int] = {}
+        self.filled: dict[int, Any] = {}
+        self.programs: dict[int, list[Any]] = {}
+        self.log: list[str] = []
+        self.refuse = ""
+
+    def tables(self) -> list[Any]:
+        return list(self.filled.values())
+
+    def put(self, table: int, _image: Any, *, policy: int, kill: int, digest: bytes, programs: list[Any]) -> None:
+        assert table not in self.judging.values(), "a table that judges is not filled"
+        self._call("put")
+        self.filled[table] = SimpleNamespace(number=table, policy=policy, digest=digest, kill=kill)
+        self.programs[table] = programs
+
+    def put_programs(self, table: int, programs: list[Any]) -> None:
+        self.programs[table] = programs
+
+    def replace(self, policy: int, table: int) -> None:
+        self._call("replace")
+        assert self.filled[table].policy == policy
+        self.judging[policy] = table
+
+    def take_away(self, table: int) -> None:
+        assert table not in self.judging.values(), "a table that judges is not freed"
+        self.filled.pop(table, None)
+
+    def forget(self, policy: int) -> None:
+        self._call("forget")
+        del self.judging[policy]
+
+    def close(self) -> None:
+        pass
+
+    def _call(self, name: str) -> None:
+        self.log.append(name)
+        if self.refuse == name:
+            raise BoesError("Failed", f"{name} is refused")
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """Instead of boesfsd.kernel, which needs the module."""
+    played = Kernel()
+    module = SimpleNamespace(
+        Policies=lambda: played,
+        NUMBERS=NUMBERS | {"BOESFS_TABLES": 8},
+        Loaded=lambda number, policy, digest: played.filled[number],
+        Executable=tuple,
+        executable=lambda file: (str(file),) if "nowhere" not in str(file) else None,
+    )
+    monkeypatch.setitem(__import__("sys").modules, "boesfsd.kernel", module)
+    monkeypatch.setattr("boesfsd.kernel", module, raising=False)
+    monkeypatch.setattr(policies, "GRACE", 0)
+    return played
+
+
+def started(kernel: Kernel) -> Policies:
+    """A daemon's; KERNEL is what it finds."""
+    found = Policies()
+    found.configure("boesfs")
+    assert found.fault is None
+    return found
+
+
+def under(text: str, **changes: Any) -> Function:
+    return dataclasses.replace(function(policy=PolicyBlock("p.yaml", text)), **changes)
+
+
+def wanted(of: Policies, deployed: Function) -> Wanted | None:
+    return of.wanted(deployed, python_runtime(), made(deployed, full_host()))
+
+
+def enforce(of: Policies, deployed: Function) -> None:
+    of.enforce(deployed, wanted(of, deployed))
+
+
+ONE, OTHER = "rules: [{allow: read, on: /usr/**}]", "rules: [{allow: write, on: /tmp/**}]"
+
+
+def test_a_policy_is_loaded_once_and_another_takes_its_place(kernel: Kernel) -> None:
+    mine = started(kernel)
+    for text, log in ((ONE, ["put", "replace"]), (ONE, []), (OTHER, ["put", "replace"])):
+        kernel.log.clear()
+        enforce(mine, under(text))
+        assert kernel.log == log
+        assert list(kernel.judging) == [function().uid]
+    mine.sweep()
+    assert list(kernel.filled) == list(kernel.judging.values())
+
+
+def test_after_a_restart_what_fits_is_found_and_what_does_not_is_replaced(kernel: Kernel) -> None:
+    enforce(started(kernel), under(ONE))
+    before = dict(kernel.judging)
+    kernel.log.clear()
+    again = started(kernel)
+    enforce(again, under(ONE))
+    assert (kernel.log, kernel.judging) == (["replace"], before)
+    later = started(kernel)
+    enforce(later, under(OTHER))
+    assert kernel.judging != before
+    later.sweep()
+    assert list(kernel.filled) == list(kernel.judging.values())
+
+
+@pytest.mark.parametrize("judges", [0, 1])
+def test_a_crash_between_two_tables_leaves_one(kernel: Kernel, judges: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "GRACE", 100)
+    first = started(kernel)
+    enforce(first, under(ONE))
+    enforce(first, under(OTHER))  # both are filled: the first is not swept yet
+    assert len(kernel.filled) == 2
+    monkeypatch.setattr(policies, "GRACE", 0)
+    kernel.judging[function().uid] = list(kernel.filled)[judges]
+    again = started(kernel)
+    enforce(again, under(OTHER))
+    again.sweep()
+    assert list(kernel.filled) == list(kernel.judging.values())
+    (left,) = kernel.filled.values()
+    assert left.digest == wanted(again, under(OTHER)).digest  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("step", ["put", "replace"])
+def test_what_fails_leaves_what_judged(kernel: Kernel, step: str) -> None:
+    mine = started(kernel)
+    enforce(mine, under(ONE))
+    before = dict(kernel.judging)
+    kernel.refuse = step
+    with pytest.raises(BoesError):
+        enforce(mine, under(OTHER))
+    kernel.refuse = ""
+    assert (kernel.judging, len(kernel.filled)) == (before, 1)
+    enforce(mine, under(ONE))
+    assert kernel.judging == before
+    for turn in range(20):  # no number is lost
+        enforce(mine, under((ONE, OTHER)[turn % 2]))
+
+
+def test_who_is_gone_has_no_table_and_a_uid_can_be_given_again(kernel: Kernel) -> None:
+    mine = started(kernel)
+    enforce(mine, under(ONE))
+    mine.forget(under(ONE))
+    mine.forget(under(ONE))
+    mine.sweep()
+    assert (kernel.judging, kernel.filled) == ({}, {})
+    enforce(mine, under(ONE, id="another"))
+    assert list(kernel.judging) == [function().uid]
+
+
+def test_what_no_function_has_is_forgotten_at_the_start(kernel: Kernel) -> None:
+    mine = started(kernel)
+    enforce(mine, under(ONE))
+    enforce(mine, under(ONE, uid=7))
+    again = started(kernel)
+    again.keep([under(ONE)])
+    enforce(again, under(ONE))
+    again.sweep()
+    assert list(kernel.judging) == [function().uid]
+    assert len(kernel.filled) == 1
+
+
+def test_all_tables_taken_is_said(kernel: Kernel) -> None:
+    mine = started(kernel)
+    for uid in range(1, 8):
+        enforce(mine, under(ONE, uid=uid))
+    with pytest.raises(BoesError) as refused:
+        enforce(mine, under(ONE, uid=99))
+    assert refused.value.code == "NoSpace"
+
+
+def test_the_digest_tells_what_a_table_comes_from(kernel: Kernel) -> None:
+    mine = started(kernel)
+    digests = {
+        wanted(mine, deployed).digest  # type: ignore[union-attr]
+        for deployed in (under(ONE), under(OTHER), under(ONE, uid=5), under(ONE, command=("/function/x",)))
+    }
+    assert len(digests) == 3  # the uid is none of it
+
+
+def test_programs_are_looked_up_again_when_nothing_else_has_changed(kernel: Kernel) -> None:
+    mine = started(kernel)
+    text = "rules: [{allow: read, on: /tmp/x, program: [/usr/bin/cat, /bin/dd, /nowhere]}]"
+    enforce(mine, under(text))
+    (table,) = kernel.filled
+    assert sorted(map(str, kernel.programs[table])) == ["('/usr/bin/cat',)", "('/usr/bin/dd',)", "None"]
+    kernel.programs[table] = []
+    enforce(mine, under(text))
+    assert len(kernel.programs[table]) == 3
+
+
+def test_what_is_in_force_is_known_by_its_table(kernel: Kernel) -> None:
+    mine, deployed = started(kernel), under(ONE)
+    enforce(mine, deployed)
+    number, asked = mine.table_of(deployed), []
+
+    def find() -> Wanted | None:
+        asked.append(1)
+        return wanted(mine, deployed)
+
+    for _ in range(3):
+        force = mine.in_force(deployed, number, find)
+        assert force
+        assert (force.table, force.compiled.policy.rules[0].origin.file) == (number, "p.yaml")
+    assert len(asked) == 1
+    assert mine.in_force(deployed, number + 1, find) is None
+    assert mine.in_force(deployed, number, lambda: wanted(mine, under(OTHER))) == force
+    enforce(mine, under(OTHER))
+    assert mine.in_force(deployed, number, find) is None
+    assert mine.in_force(deployed, mine.table_of(deployed), find) is None  # the store has not followed
+
+
+def test_without_enforcement_a_policy_is_refused_and_none_is_none(kernel: Kernel) -> None:
+    mine = Policies()
+    mine.configure("landlock")
+    assert wanted(mine, function()) is None
+    with pytest.raises(BoesError) as refused:
+        wanted(mine, under(ONE))
+    assert refused.value.code == "Unsupported"
+    with pytest.raises(BoesError):
+        mine.check_alone(PolicyBlock("p", ONE))
+
+
+def test_without_the_module_nothing_is_enforced_and_why_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "_boesfs_bpf", None)
+    monkeypatch.delitem(__import__("sys").modules, "boesfsd.kernel", raising=False)
+    mine = Policies()
+    mine.configure("boesfs")
+    assert mine.fault
+    assert mine.fault.code == "Unsupported"
+    for attempt in (mine.check, lambda w: mine.enforce(under(ONE), w)):
+        with pytest.raises(BoesError) as refused:
+            attempt(wanted(mine, under(ONE)))  # type: ignore[arg-type]
+        assert refused.value is mine.fault
+
+
+def test_a_function_without_a_policy_has_that_of_the_host_or_does_not_start(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, file = started(kernel), tmp_path / "policy.yaml"
+    monkeypatch.setattr(policies, "host_default", lambda: _host_default(file))
+    with pytest.raises(BoesError) as refused:
+        wanted(mine, function())
+    assert str(file) in str(refused.value)
+    file.write_text(ONE)
+    assert wanted(mine, function()).function == PolicyBlock(str(file), ONE)  # type: ignore[union-attr]
+    app = dataclasses.replace(function().app, policy=PolicyBlock("app", OTHER))
+    of_app = wanted(mine, function(app=app))
+    assert of_app
+    assert (of_app.app, of_app.function) == (app.policy, None)
+
+
+_host_default = policies.host_default

@@ -1,0 +1,491 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only a kernel with BoesFS in it can show: functions whose every file operation is judged by their policy. Runs
+inside the VM; outside, it is imported for the names of its checks."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import PATIENCE, Bench, answer_of, ask, check
+from lab import APP, ERROR, FUNCTION, HELLO, MANAGER, MANIFEST, PROBE, ROOT, BusError, Deployed, wait_for
+
+HOST_POLICY = Path("/etc/boesfsd/policy.yaml")
+LICENCES = "/usr/share/common-licenses"
+RUNTIME = "  - {allow: [read, list, exec], on: ['${CODE}/**', /usr/**, /python/**]}\n"
+POLICY = f"""
+default: deny
+rules:
+{RUNTIME}
+  - {{allow: read, on: /etc/passwd}}
+  - {{deny: read, on: ["${{CODE}}/secret", "{LICENCES}/**"]}}
+  - {{allow: [read, write, list, create, delete, meta], on: "${{TMP}}/**"}}
+  - {{deny: chmod, on: "${{TMP}}/**", when: {{mode: {{mask: 0o6000}}}}}}
+"""
+ALL = "rules:\n  - {allow: all, on: /**}\n"
+TRY = """
+import errno, os, subprocess
+def attempt(work):
+    try:
+        return work()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+def read(path):
+    return attempt(lambda: open(path, errors="replace").read(1))
+"""
+DENIED, READ_ONLY = "EPERM", "EROFS"
+DENIAL = "b2f6f3d0c9a84f0f9d0f5c1e7a3b6d42"  # MESSAGE_ID of an entry about it
+
+
+def inside(function: Deployed, expression: str) -> Any:
+    """What an expression is in the function."""
+    return answer_of(function, f"{TRY}\nresult = {expression}")
+
+
+def deploy(bench: Bench, policy: str, /, **options: Any) -> Deployed:
+    """A probe under a policy, with two files beside it."""
+    return bench.deploy({"func.py": PROBE, "secret": "s", "public": "p"}, policy=policy, **options)  # type: ignore[arg-type]
+
+
+def refusal(bench: Bench, policy: str) -> BusError:
+    """How Deploy refuses it."""
+    name, source = bench.lab.unique("fn"), bench.lab.source({"func.py": PROBE})
+    return refused(
+        lambda: bench.lab.bus.manager("Deploy", "sssa{sv}", bench.app, name, source, {"policy": {"$": ["s", policy]}})
+    )
+
+
+def refused(call: Callable[[], object]) -> BusError:
+    """The error that a call to boesfsd ends with."""
+    try:
+        call()
+    except BusError as error:
+        return error
+    raise AssertionError("not refused")
+
+
+def in_boesfsd(bench: Bench, code: str) -> Any:
+    """What some lines make of `result`, with boesfsd's own way to the kernel, opened as `kernel`."""
+    head = "import json, sys\nsys.path.insert(0, '/usr/lib/boesfs/python')\nfrom boesfsd.kernel import Policies\n"
+    script = f"{head}kernel = Policies()\nresult = None\n{code}\nprint(json.dumps(result))"
+    return json.loads(bench.lab.machine.run("python3", "-I", "-c", script).stdout)
+
+
+def tables(bench: Bench) -> dict[int, list[int]]:
+    """The tables of each policy."""
+    found: dict[int, list[int]] = {}
+    for number, policy in in_boesfsd(bench, "result = [table[:2] for table in kernel.tables()]"):
+        found.setdefault(policy, []).append(number)
+    return found
+
+
+# --- the root
+
+
+@check
+def every_piece_of_the_root_comes_through_boesfs_under_the_functions_policy(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    rows = [row.split(" - ") for row in inside(function, "open('/proc/self/mountinfo').read()").splitlines()]
+    governed = {place.split()[4]: rest for place, rest in rows if rest.startswith("boesfs ")}
+    assert governed.keys() == {"/", "/usr", "/python", "/function", "/dev/shm", "/tmp"}, rows
+    for place, rest in governed.items():
+        options = rest.split()[-1].split(",")
+        assert {"policy=boesfsd", f"policy_id={function.get('Uid')}", f"at={place}"} <= set(options), rest
+    instances = {next(o for o in rest.split(",") if o.startswith("instance=")) for rest in governed.values()}
+    unit = function.unit()
+    invocation = bench.lab.show(unit, "InvocationID")["InvocationID"]
+    assert instances == {f"instance={int(invocation[:16], 16)}"}, (instances, invocation)
+    others = {place.split()[4]: rest.split()[0] for place, rest in rows if not rest.startswith("boesfs ")}
+    assert {kind for place, kind in others.items() if not place.startswith("/dev/")} <= {"proc", "tmpfs"}, others
+    function.remove()
+
+
+@check
+def a_policy_that_spans_code_usr_etc_and_tmp_is_kept_in_each(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    found = inside(
+        function,
+        f"""{{
+            "code": [read("/function/public"), read("/function/secret"), attempt(lambda: open("/function/new", "w"))],
+            "usr": [read("/usr/bin/env") is not None, read("{LICENCES}/GPL-2"), len(os.listdir("/usr/bin")) > 10],
+            "etc": [read("/etc/passwd"), read("/etc/group"), attempt(lambda: os.listdir("/etc"))],
+            "tmp": [open("/tmp/a", "w").write("x"), read("/tmp/a"), attempt(lambda: os.chmod("/tmp/a", 0o600)),
+                    attempt(lambda: os.chmod("/tmp/a", 0o4700)), attempt(lambda: os.unlink("/tmp/a"))],
+            "else": [attempt(lambda: os.stat("/dev/shm")), attempt(lambda: os.stat("/etc/shadow")), read("/dev/null")],
+        }}""".replace("\n", " "),
+    )
+    assert found == {
+        "code": ["p", DENIED, READ_ONLY],
+        "usr": [True, DENIED, True],
+        "etc": ["r", DENIED, DENIED],
+        "tmp": [1, "x", None, DENIED, None],
+        "else": [DENIED, "ENOENT", ""],
+    }, found
+    function.remove()
+
+
+@check
+def without_a_policy_that_of_the_host_holds(bench: Bench) -> None:
+    found = inside(
+        bench.neighbour,
+        "[read('/etc/passwd'), read('/function/func.py'), attempt(lambda: open('/function/x', 'w')),"
+        " open('/tmp/y', 'w').write('x'), attempt(lambda: os.unlink('/usr/bin/env')), read('/etc/hosts')]",
+    )
+    assert found == ["r", "i", READ_ONLY, 1, READ_ONLY, "1"], found
+
+
+# --- where a policy is written
+
+
+@check
+def a_policy_is_written_in_func_yaml_in_a_file_beside_it_or_in_the_original_s_two(bench: Bench) -> None:
+    block = "".join(f"  {line}\n" for line in POLICY.strip().splitlines())
+    model = (
+        "[request_definition]\nr = obj, act\n[policy_definition]\np = obj, act\n"
+        "[policy_effect]\ne = !some(where (p.eft == deny))\n[matchers]\nm = r.obj == p.obj && r.act == p.act\n"
+    )
+    rules = "p, /function/secret, read, file, deny\n"
+    spellings: list[dict[str, str | bytes]] = [
+        {"func.yaml": f"{MANIFEST}policy:\n{block}"},
+        {"func.yaml": f"{MANIFEST}policy: rules/policy.yaml\n", "rules/policy.yaml": POLICY},
+        {"func.yaml": f"{MANIFEST}policy: {{model: m.conf, policy: p.csv}}\n", "m.conf": model, "p.csv": rules},
+    ]
+    for files in spellings:
+        function = bench.deploy({"func.py": PROBE, "secret": "s", "public": "p", **files})  # type: ignore[arg-type]
+        assert inside(function, "[read('/function/public'), read('/function/secret')]") == ["p", DENIED], files
+        function.remove()
+
+
+@check
+def the_rules_of_an_app_hold_for_its_functions_and_theirs_win(bench: Bench) -> None:
+    app = bench.lab.unique("app")
+    policy = "rules:\n  - {allow: all, on: /**}\n  - {deny: read, on: ['${CODE}/secret', '${CODE}/public']}\n"
+    bench.lab.bus.manager("CreateApp", "sa{sv}", app, {"policy": {"$": ["s", policy]}})
+    files: dict[str, str | bytes] = {"func.py": PROBE, "secret": "s", "public": "p"}
+    own = "rules: [{allow: read, on: '${CODE}/public'}]\n"
+    for options, wanted in (({}, [DENIED, DENIED]), ({"policy": own}, ["p", DENIED])):
+        function = bench.lab.deploy(app, files, concurrency=1, timeout=120, **options)
+        assert inside(function, "[read('/function/public'), read('/function/secret')]") == wanted
+    bench.lab.bus.manager("RemoveApp", "s", app)
+
+
+@check
+def a_program_may_what_others_may_not(bench: Bench) -> None:
+    policy = POLICY + "  - {allow: read, on: '${CODE}/secret', program: /usr/bin/cat}\n"
+    function = deploy(bench, policy)
+    run = "subprocess.run([{}, '/function/secret'], capture_output=True).stdout.decode()"
+    copied = "(open('/tmp/cat', 'wb').write(open('/usr/bin/cat', 'rb').read()), os.chmod('/tmp/cat', 0o755))[1]"
+    found = inside(function, f"[read('/function/secret'), {run.format(repr('/usr/bin/cat'))}, {copied}]")
+    assert found == [DENIED, "s", None], found
+    function.replace(policy=policy.replace("create, delete, meta]", "create, delete, meta, exec]"), concurrency=1)
+    found = inside(function, f"[{copied}, {run.format(repr('/tmp/cat'))}, {run.format(repr('/usr/bin/cat'))}]")
+    assert found == [None, "", "s"], found
+    function.remove()
+
+
+# --- what is refused
+
+
+@check
+def a_policy_that_cannot_be_used_is_refused_with_its_place_and_nothing_changes(bench: Bench) -> None:
+    before = set(tables(bench))
+    for policy, said in (
+        ("rules:\n  - {allow: raed, on: /usr/**}\n", "option policy, line 2, column 13: unknown operation raed"),
+        ("rules:\n  - {deny: all, on: /usr}\n", "option policy, line 2"),
+        ("rules: 5\n", "option policy, line 1"),
+    ):
+        error = refusal(bench, policy)
+        assert error.name == f"{ERROR}InvalidPolicy", error
+        assert said in error.text, error
+    assert (
+        "lookup is denied where the sandbox has something mounted"
+        in refusal(bench, "rules:\n  - {deny: all, on: /usr}\n").text
+    )
+    assert "did you mean read?" in refusal(bench, "rules: [{allow: raed, on: /}]").text
+    assert set(tables(bench)) <= before
+
+
+@check
+def what_a_policy_probably_does_not_mean_is_told_by_deploy(bench: Bench) -> None:
+    function = deploy(bench, POLICY + "  - {allow: read, on: /nowhere/**}\n")
+    told = [row[2] for row in function.changes if row[:2] == ["warning", "policy"]]
+    assert len(told) == 1, function.changes
+    assert "/nowhere/**: the sandbox has nothing there" in told[0], told
+    function.remove()
+
+
+@check
+def without_the_hosts_policy_a_function_that_has_none_is_not_deployed(bench: Bench) -> None:
+    aside = HOST_POLICY.with_suffix(".aside")
+    HOST_POLICY.rename(aside)
+    try:
+        name, source = bench.lab.unique("fn"), bench.lab.source({"func.py": HELLO})
+        error = refused(lambda: bench.lab.bus.manager("Deploy", "sssa{sv}", bench.app, name, source, {}))
+    finally:
+        aside.rename(HOST_POLICY)
+    assert (error.name, str(HOST_POLICY) in error.text) == (f"{ERROR}InvalidPolicy", True), error
+
+
+@check
+def no_instance_starts_without_its_policy_in_the_kernel(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    in_boesfsd(bench, f"kernel.forget({function.get('Uid')})")
+    answer = ask(function, "result = 1")
+    assert answer.status == 502, answer
+    assert f"govern / ro: boesfs: policy_id={function.get('Uid')}: the program has no such policy" in answer.text, (
+        answer
+    )
+    bench.lab.machine.run("systemctl", "restart", "boesfsd")
+    assert answer_of(function) == 1
+    function.remove()
+
+
+@check
+def a_function_that_may_not_execute_its_runtime_says_so(bench: Bench) -> None:
+    function = deploy(bench, "default: deny\nrules: [{allow: read, on: /function/**}]\n")
+    answer = ask(function, "result = 1")
+    assert answer.status == 502, answer
+    assert "exec /usr/bin/python3" in answer.text, answer
+    assert "Operation not permitted" in answer.text, answer
+    function.remove()
+
+
+# --- while instances run
+
+
+@check
+def another_policy_judges_an_instance_that_runs_as_soon_as_deploy_returns(bench: Bench) -> None:
+    function = deploy(bench, ALL)
+    code = (
+        f"{TRY}\nimport time\nfile, end = open('/function/secret'), time.monotonic() + 100\n"
+        "while time.monotonic() < end and not os.path.exists('/tmp/stop') and read('/function/secret') == 's':\n"
+        "    time.sleep(0.05)\n"
+        "result = [read('/function/secret'), attempt(lambda: os.pread(file.fileno(), 1, 0).decode())]\n"
+    )
+    call = function.begin(code, "--max-time", "130")
+    function.running_call(PATIENCE)
+    pid = function.pid()
+    time.sleep(2)
+    assert function.pid() == pid
+    function.replace(policy=POLICY, concurrency=1, timeout=120)
+    answer = bench.lab.end(call, 140)
+    assert (answer.status, answer.json) == (200, [DENIED, DENIED]), answer
+    function.remove()
+
+
+@check
+def set_policy_judges_instances_that_run_from_when_it_returns_and_is_kept(bench: Bench) -> None:
+    function = deploy(bench, ALL)
+    label = f"{function.app}/{function.name}"
+
+    def call(member: str, *arguments: Any) -> list[Any]:
+        return bench.lab.bus.call(function.path, FUNCTION, member, "sa{sv}" if arguments else "", *arguments)
+
+    assert inside(function, "read('/function/secret')") == "s"
+    pid = function.pid()
+    assert call("SetPolicy", POLICY, {}) == [[["update", "policy", label]]]
+    assert inside(function, "read('/function/secret')") == DENIED
+    own, app, table = call("GetPolicy")
+    assert (own, app) == (POLICY, "")
+    assert table["warnings"] == 0, table
+    assert table["table"] in tables(bench)[function.get("Uid")], table  # beside the one before, for a second
+    assert table["rules"] > 10, table
+    assert call("SetPolicy", ALL, {"dry-run": {"$": ["b", True]}}) == [[["update", "policy", label]]]
+    warned = POLICY + "  - {allow: read, on: /nowhere/**}\n"
+    strict = refused(lambda: call("SetPolicy", warned, {"strict": {"$": ["b", True]}}))
+    assert (strict.name, "the sandbox has nothing there" in strict.text) == (f"{ERROR}InvalidPolicy", True), strict
+    assert refused(lambda: call("SetPolicy", "rules: 5", {})).name == f"{ERROR}InvalidPolicy"
+    assert inside(function, "read('/function/secret')") == DENIED
+    bench.lab.machine.run("systemctl", "restart", "boesfsd")
+    assert call("GetPolicy")[0] == POLICY
+    assert inside(function, "read('/function/secret')") == DENIED
+    call("SetPolicy", "", {})
+    assert inside(function, "read('/function/secret')") == "s"
+    assert function.pid() == pid
+    function.remove()
+
+
+@check
+def the_policy_of_an_app_is_set_for_all_its_functions_or_for_none(bench: Bench) -> None:
+    app = bench.lab.app()
+    path = bench.lab.bus.call(ROOT, MANAGER, "ListApps")[0]
+    (place,) = (row[1] for row in path if row[0] == app)
+    files: dict[str, str | bytes] = {"func.py": PROBE, "secret": "s"}
+    own = {"policy": "rules: [{allow: read, on: '${CODE}/secret'}]\n"}
+    pair = [bench.lab.deploy(app, files, concurrency=1, timeout=120, **options) for options in ({}, own)]
+    seen = "read('/function/secret')"
+    assert [inside(function, seen) for function in pair[:1]] == ["s"]
+    bench.lab.bus.call(place, APP, "SetPolicy", "sa{sv}", ALL + "  - {deny: read, on: '${CODE}/secret'}\n", {})
+    assert [inside(function, seen) for function in pair] == [DENIED, "s"]
+    wrong = refused(lambda: bench.lab.bus.call(place, APP, "SetPolicy", "sa{sv}", "rules: [{deny: all, on: /usr}]", {}))
+    assert wrong.name == f"{ERROR}InvalidPolicy", wrong
+    assert [inside(function, seen) for function in pair] == [DENIED, "s"]
+    assert "deny: read" in bench.lab.bus.call(place, APP, "GetPolicy")[0]
+    bench.lab.bus.manager("RemoveApp", "s", app)
+
+
+@check
+def tables_are_found_again_by_a_daemon_that_is_started_anew_and_instances_stay_judged(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    assert inside(function, "read('/function/secret')") == DENIED
+    number, pid = function.get("Uid"), function.pid()
+    before = tables(bench)[number]
+    assert len(before) == 1
+    bench.lab.machine.run("systemctl", "stop", "boesfsd")
+    direct = function.direct(f"{TRY}\nresult = read('/function/secret')", "--max-time", "60", timeout=70)
+    assert direct.json == DENIED, direct
+    bench.lab.machine.run("systemctl", "start", "boesfsd")
+    assert (tables(bench)[number], function.pid()) == (before, pid)
+    assert inside(function, "[read('/function/secret'), read('/function/public')]") == [DENIED, "p"]
+    function.remove()
+
+
+@check
+def each_policy_has_one_table_and_a_removed_function_none(bench: Bench) -> None:
+    """For a second the one before is there too: somebody may still be judged by it."""
+    function = deploy(bench, POLICY)
+    number = function.get("Uid")
+    for policy in (ALL, POLICY, ALL):
+        function.replace(policy=policy, concurrency=1, timeout=120)
+    wait_for(lambda: len(tables(bench)[number]), PATIENCE, until=lambda count: count == 1)
+    function.remove()
+    wait_for(lambda: number in tables(bench), PATIENCE, until=lambda there: not there)
+
+
+@check
+def the_program_is_exchanged_in_place_while_an_instance_runs(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    assert inside(function, "read('/function/secret')") == DENIED
+    pid = function.pid()
+    bench.lab.machine.run("systemctl", "reload", "boesfs-setup")
+    assert inside(function, "[read('/function/secret'), read('/function/public')]") == [DENIED, "p"]
+    assert function.pid() == pid
+    function.remove()
+
+
+# --- what is told
+
+
+def told(bench: Bench, function: Deployed, **fields: str) -> list[dict[str, str]]:
+    """The journal's entries of what was denied to a function, that have these fields."""
+    wanted = {"MESSAGE_ID": DENIAL, "BOESFS_FUNCTION_ID": function.id, **fields}
+    return bench.lab.journal(*(f"{name}={value}" for name, value in wanted.items()))
+
+
+@check
+def what_is_denied_is_in_the_unit_s_journal_with_call_and_rule_and_what_is_alike_is_counted(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    answer = ask(function, f"{TRY}\nresult = [read('/function/secret') for _ in range(5)]")
+    assert answer.json == [DENIED] * 5, answer
+    entries = wait_for(lambda: told(bench, function), PATIENCE, until=lambda found: len(found) == 2)
+    first, more = entries
+    line = next(number for number, text in enumerate(POLICY.splitlines(), 1) if "deny: read" in text)
+    assert first["BOESFS_RULE"].startswith(f"option policy, line {line}, column "), first
+    assert "deny: read" in first["BOESFS_RULE"], first
+    assert (first["BOESFS_COUNT"], more["BOESFS_COUNT"]) == ("1", "4"), entries
+    for entry in entries:
+        assert entry["BOESFS_CALL_ID"] == answer.headers["fn-call-id"], entry
+        assert entry["OBJECT_SYSTEMD_UNIT"] == function.unit(), entry
+        assert (entry["BOESFS_OPERATION"], entry["BOESFS_PATH"]) == ("read", "/function/secret"), entry
+        assert (entry["BOESFS_VERDICT"], entry["BOESFS_KILLED"], entry["BOESFS_UID"]) == (
+            "denied",
+            "0",
+            str(function.get("Uid")),
+        ), entry
+    shown = bench.lab.machine.run("journalctl", "-q", "-o", "cat", "-u", function.unit()).stdout
+    assert first["MESSAGE"] in shown, shown
+    signal = bench.lab.bus.await_signal(f"{MANAGER}.Audited", lambda s: s[2][1] == function.name, PATIENCE)
+    question, rule = signal[2][4], first["BOESFS_RULE"]
+    assert signal[2] == [bench.app, function.name, answer.headers["fn-call-id"], "denied", question, rule, 1, False]
+    assert question.startswith("read /function/secret length="), question
+    assert function.get("NDenials") == 5
+    function.remove()
+
+
+@check
+def boesfsctl_shows_denials_and_the_catalog_tells_how_to_allow_them(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    assert inside(function, "attempt(lambda: os.listdir('/etc'))") == DENIED
+    wait_for(lambda: told(bench, function), PATIENCE)
+    run = bench.lab.machine.run
+    lines = run("boesfsctl", "denials", f"{function.app}/{function.name}").stdout.splitlines()
+    assert len(lines) == 1, lines
+    assert f" {function.app}/{function.name} [" in lines[0], lines
+    assert "Denied open /etc flags=0o" in lines[0], lines
+    assert "no rule decides, so the default does" in lines[0], lines
+    entry = json.loads(run("boesfsctl", "denials", "--json", "-n", "1", f"{function.app}/{function.name}").stdout)
+    policy = "/srv/asked.yaml"
+    Path(policy).write_text(POLICY)
+    decided = run("boesfsctl", "policy", "decide", "-f", policy, *entry["BOESFS_QUESTION"].split(), check=False)
+    assert (decided.returncode, decided.stdout.split(":")[0]) == (1, "deny"), decided
+    assert run("boesfsctl", "denials", "no-such-app").stdout == ""
+    run("journalctl", "--update-catalog")
+    said = run("journalctl", "-q", "-x", f"BOESFS_FUNCTION_ID={function.id}", f"MESSAGE_ID={DENIAL}").stdout
+    assert "- allow: open" in said, said
+    assert 'on: "/etc"' in said, said
+    function.remove()
+
+
+@check
+def what_a_rule_has_audited_is_told_though_it_is_allowed(bench: Bench) -> None:
+    function = deploy(bench, POLICY + "  - {allow: write, on: /tmp/watched, audit: true}\n")
+    assert inside(function, "open('/tmp/watched', 'w').write('x')") == 1
+    (entry,) = wait_for(lambda: told(bench, function, BOESFS_OPERATION="write"), PATIENCE)
+    assert (entry["BOESFS_VERDICT"], entry["BOESFS_PATH"]) == ("allowed", "/tmp/watched"), entry
+    assert "audit: true" in entry["BOESFS_RULE"], entry
+    assert function.get("NDenials") == 0
+    function.remove()
+
+
+# --- the end of an instance
+
+
+@check
+def an_instance_ends_with_its_denial_after_the_threshold_and_the_caller_is_told_why(bench: Bench) -> None:
+    function = deploy(bench, "kill: 3" + POLICY)
+    try_often = f"{TRY}\nimport time\nfor turn in range(9):\n    read('/function/secret')\nresult = turn"
+    assert inside(function, "[read('/function/secret') for _ in range(3)]") == [DENIED] * 3
+    answer = ask(function, try_often)
+    assert answer.status == 502, answer
+    detail = answer.json["detail"]
+    assert detail.startswith("killed by policy: Denied read /function/secret "), detail
+    assert "deny: read" in detail, detail
+    (entry,) = wait_for(lambda: told(bench, function, BOESFS_KILLED="1"), PATIENCE)
+    assert entry["BOESFS_CALL_ID"] == answer.headers["fn-call-id"], entry
+    assert function.get("LastError").endswith(detail)
+    shown = bench.lab.machine.run("journalctl", "-q", "-o", "cat", "-u", function.unit()).stdout
+    assert "status=77/NOPERM" in shown, shown
+    assert inside(function, "read('/function/public')") == "p"
+    direct = function.direct(try_often, "--max-time", "60", timeout=70)
+    assert direct.status == 502, direct
+    assert direct.json["detail"].startswith("killed by policy: too many denials, the last of /function/secret"), direct
+    function.remove()
+
+
+@check
+def a_rule_s_own_threshold_counts_its_own_denials(bench: Bench) -> None:
+    policy = POLICY.replace('"]}\n  - {allow: [read, write', '"], kill: 2}\n  - {allow: [read, write')
+    assert policy.count("kill: 2") == 1, policy
+    function = deploy(bench, policy)
+    others = "[attempt(lambda: os.listdir('/etc')) for _ in range(9)]"
+    assert inside(function, f"{others} + [read('/function/secret') for _ in range(2)]") == [DENIED] * 11
+    assert ask(function, f"{TRY}\nresult = read('/function/secret')").status == 502
+    function.remove()
+
+
+# --- the end
+
+
+@check
+def check_tells_what_enforces_policies(bench: Bench) -> None:
+    (row,) = (row for row in bench.lab.bus.manager("Check") if row[0] == "enforcement")
+    assert row[1:] == ["ok", "Files come through BoesFS, under a policy", ""], row
+
+
+@check
+def boesfsd_has_met_nothing_that_it_did_not_expect(bench: Bench) -> None:
+    text = bench.lab.machine.shell("journalctl -q -o cat -u boesfsd")
+    assert "Traceback" not in text
+    assert "never retrieved" not in text
+    assert bench.lab.show("boesfsd.service", "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
