@@ -192,7 +192,7 @@ class Audit:
         if text := host.invocation(unit):
             self._know(_number(text), unit, slot)
 
-    def _know(self, instance: int, unit: str, slot: int) -> _Instance:
+    def _know(self, instance: int, unit: str = "", slot: int = 0) -> _Instance:
         known = self._instances.setdefault(instance, _Instance())
         known.unit, known.slot = unit, slot
         while len(self._instances) > KNOWN_INSTANCES:
@@ -208,7 +208,7 @@ class Audit:
             text = host.invocation(unit)
             if text and _number(text) == number:
                 return self._know(number, unit, slot)
-        return self._instances.setdefault(number, _Instance())
+        return known or self._know(number)
 
     # --- what it is
 

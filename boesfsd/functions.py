@@ -519,7 +519,7 @@ class Functions(Slots):
 
     async def _end_unjudged(self) -> None:
         """Instances that began before policies were enforced end after their call."""
-        for unit, active in self.states.items():
+        for unit, active in list(self.states.items()):  # which change meanwhile
             parsed = units.parse_unit(unit)
             if parsed and parsed[0] in self._unjudged and parsed[2] == "service" and active != "inactive":
                 await self._systemd.kill(unit, signal.SIGHUP)

@@ -126,6 +126,7 @@ class Policies:
         used = {table.number for table in tables}
         self._free = deque(number for number in range(1, self._numbers["BOESFS_TABLES"]) if number not in used)
         self._tables, self._spare = {}, {}
+        self._retired.clear()  # they are among the spare ones now
         for table in tables:  # two of one policy: we ended in between; which of them judges is not known
             self._spare.setdefault(table.policy, []).append(table)
 

@@ -275,6 +275,17 @@ def test_at_the_end_what_was_counted_is_told(run: Run) -> None:
     run(scene)
 
 
+def test_only_so_many_instances_are_remembered(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        monkeypatch.setattr(audit, "KNOWN_INSTANCES", 5)
+        world = World()
+        await world.tell(*(world.record(instance=number) for number in range(1, 50)))
+        assert len(world.entries) == 49
+        assert len(world.audit._instances) <= 5
+
+    run(scene)
+
+
 def test_more_than_can_be_taken_is_counted(run: Run, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     async def scene() -> None:
         monkeypatch.setattr(audit, "MOST_WAITING", 3)

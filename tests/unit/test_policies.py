@@ -272,3 +272,24 @@ def test_a_function_without_a_policy_has_that_of_the_host_or_does_not_start(
 
 
 _host_default = policies.host_default
+
+
+def test_a_number_is_given_once_though_enforcement_went_and_came_again(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "GRACE", 100)
+    mine = started(kernel)
+    enforce(mine, under(ONE))
+    enforce(mine, under(OTHER))  # the first is retired, and not swept yet
+    monkeypatch.setattr(policies, "GRACE", 0)
+    mine.configure("landlock")
+    mine.configure("boesfs")
+    monkeypatch.setattr(policies.time, "monotonic", lambda: 1e12)
+    for uid in range(1, 6):
+        enforce(mine, under(ONE, uid=uid))
+    enforce(mine, under(OTHER))
+    mine.sweep()
+    enforce(mine, under(ONE, uid=8))
+    assert len(set(kernel.judging.values())) == len(kernel.judging) == 7
+    with pytest.raises(BoesError):
+        enforce(mine, under(ONE, uid=9))
