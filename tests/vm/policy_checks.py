@@ -327,11 +327,11 @@ def the_policy_of_an_app_is_set_for_all_its_functions_or_for_none(bench: Bench) 
 
 @check
 def tables_are_found_again_by_a_daemon_that_is_started_anew_and_instances_stay_judged(bench: Bench) -> None:
+    """A second after the last function of its uid is gone, no table is left but its own."""
     function = deploy(bench, POLICY)
     assert inside(function, "read('/function/secret')") == DENIED
     number, pid = function.get("Uid"), function.pid()
-    before = tables(bench)[number]
-    assert len(before) == 1
+    before = wait_for(lambda: tables(bench)[number], PATIENCE, until=lambda there: len(there) == 1)
     bench.lab.machine.run("systemctl", "stop", "boesfsd")
     direct = function.direct(f"{TRY}\nresult = read('/function/secret')", "--max-time", "60", timeout=70)
     assert direct.json == DENIED, direct
