@@ -12,36 +12,61 @@ import yaml
 from boesfsd.errors import BoesError
 
 Keys = tuple[str | int, ...]
-TEXT, NUMBER = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
+TEXT, NUMBER, BOOLEAN = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "bool"))
 LONGEST_NUMBER = 80  # characters: 64 bits in binary, with underscores
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases, which can make a small file explode. A key `on` is text: YAML 1.1 takes it for a truth
-    value, as it does yes, no and off."""
+class _Composer(yaml.composer.Composer):
+    """Without aliases, which can make a small file explode. In Python, so that a text that is nested too deep ends in a
+    RecursionError: libyaml's own would end the process."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.get_event()  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.events.AliasEvent):  # type: ignore[attr-defined]
+            event = self.get_event()  # type: ignore[attr-defined]
             raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
-        node = super().compose_node(parent, index)
-        is_key = isinstance(parent, yaml.MappingNode) and index is None
-        if is_key and node and node.tag == "tag:yaml.org,2002:bool" and node.value.lower() not in ("true", "false"):
-            node.tag = "tag:yaml.org,2002:str"
-        return node
+        return super().compose_node(parent, index)
+
+
+class _Loader(_Composer, yaml.SafeLoader):
+    """Safe YAML."""
+
+
+if yaml.__with_libyaml__:
+
+    class _FastLoader(_Composer, yaml.CSafeLoader):
+        """The same with libyaml's parser, in a third of the time. What is wrong the other tells better."""
+
+        def __init__(self, text: str) -> None:
+            yaml.CSafeLoader.__init__(self, text)
+            _Composer.__init__(self)
+else:
+    _FastLoader = _Loader  # type: ignore[assignment,misc]
+
+
+def _load(text: str) -> tuple[Any, Any]:
+    """The node of a text, checked, and its data; None is an empty text."""
+    try:
+        return _read(_FastLoader, text)
+    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, IndexError, KeyError, TypeError):
+        return _read(_Loader, text)
+
+
+def _read(kind: Any, text: str) -> tuple[Any, Any]:
+    loader = kind(text)
+    node = loader.get_single_node()
+    _check(node)
+    return node, loader.construct_document(node) if node else None
 
 
 class Document:
-    """A YAML file: DATA, and where in it what stands."""
+    """A YAML file: DATA, and where in it what stands. A key `on` is text: YAML 1.1 takes it for a truth value, as it
+    does yes, no and off."""
 
     def __init__(self, text: str, file: str, code: str) -> None:
         """CODE is the error that is raised: it names FILE, line and column."""
         self.text, self.file = text, file
         try:
-            loader = _Loader(text)
-            self._node = loader.get_single_node()
-            _check(self._node)
-            data = loader.construct_document(self._node) if self._node else None
+            self._node, data = _load(text)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -82,6 +107,8 @@ def _check(node: Any) -> None:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if key.tag == BOOLEAN and key.value.lower() not in ("true", "false"):
+                key.tag = TEXT
             if key.tag != TEXT:
                 raise yaml.MarkedYAMLError(problem=f"the key {_word(key)} is no text", problem_mark=key.start_mark)
             if key.value in seen:
