@@ -89,6 +89,8 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -m 0755 etc/boesfs-setup.launcher $(LIB)/boesfs-setup
 	$(if $(BPF),install -m 0644 $(BPF)/boesfs_policy.bpf.o $(LIB)/)
 	$(if $(BPF),install -m 0644 $(BPF)/_boesfs_bpf.abi3.so $(LIB)/python/)
+	install -d $(DESTDIR)/usr/include/boesfs
+	install -m 0644 kmod/boesfs_abi.h bpf/boesfs.bpf.h $(DESTDIR)/usr/include/boesfs/
 	install -m 0644 units/*.service units/*.socket units/*.slice $(DESTDIR)/usr/lib/systemd/system/
 	install -m 0644 etc/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/boesfsd.conf
 	install -d $(DESTDIR)/usr/lib/systemd/catalog
@@ -147,6 +149,7 @@ bench: host-packages $(VENV)/.done
 	@dpkg-query -W -f '' docker.io crun runc 2>/dev/null || apt-get install -y -qq --no-install-recommends docker.io crun runc
 	$(VENV)/bin/python tests/bench/host.py
 	$(VENV)/bin/python tests/bench/dropins.py
+	$(VENV)/bin/python tests/bench/policies.py
 
 # Instructions of the guest, so it may run beside other things: about ten minutes.
 bench-vm: host-packages $(VENV)/.done

@@ -158,7 +158,7 @@ int step_govern(struct build *build, const char *path, const char *access, const
 	uint64_t flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (strcmp(access, "rw") ? MOUNT_ATTR_RDONLY : 0);
 	int context, mount = -1, saved;
 
-	if (!build->policy) {
+	if (!build->program) {
 		errno = EINVAL;
 		return -1;
 	}
@@ -168,7 +168,8 @@ int step_govern(struct build *build, const char *path, const char *access, const
 			snprintf(build->detail, sizeof build->detail, "the kernel module boesfs is not loaded: systemctl restart boesfs-setup");
 		return -1;
 	}
-	if (!set_option(context, "policy", "boesfsd") && !set_option(context, "policy_id", build->policy) &&
+	if (!set_option(context, "policy", build->program) &&
+	    (!build->policy || !set_option(context, "policy_id", build->policy)) &&
 	    !set_option(context, "at", path) && !option(context, "instance", "%llu", build->instance) &&
 	    !set_option(context, "source", source ? source : inside(path)) &&
 	    !syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0))

@@ -3,7 +3,7 @@
 #define BOESFS_PLAN_H
 /*
  * A plan is what boesfsd decided and the agent executes: text, one operation a line, fields separated by tabs,
- * with \t, \n and \\ as escapes. The first line is "boesfs-plan 2". Operations run in the order they are written;
+ * with \t, \n and \\ as escapes. The first line is "boesfs-plan 3". Operations run in the order they are written;
  * boesfsd/plan.py writes them and documents each one.
  */
 #include <stddef.h>
@@ -20,7 +20,7 @@ enum plan_op {
 	OP_FILE,		/* file PATH MODE TEXT */
 	OP_COPY,		/* copy SOURCE PATH: the content of a file of the host, to be read by all */
 	OP_BIND,		/* bind SOURCE PATH: read-only, nosuid, nodev, not recursive */
-	OP_POLICY,		/* policy ID: what judges the BoesFS mounts that follow */
+	OP_POLICY,		/* policy PROGRAM [ID]: what judges the BoesFS mounts that follow */
 	OP_GOVERN,		/* govern PATH ro|rw [SOURCE]: BoesFS on PATH, of SOURCE or of what is there; as bind */
 	OP_DEVICE,		/* device NAME */
 	OP_HIDE,		/* hide PATH: an empty read-only directory over it */
@@ -42,7 +42,7 @@ enum plan_op {
 	OP_COUNT,
 };
 
-enum { PLAN_MAX_BYTES = 1 << 20, PLAN_VERSION = 2 };
+enum { PLAN_MAX_BYTES = 1 << 20, PLAN_VERSION = 3 };
 
 struct step {
 	enum plan_op op;

@@ -14,7 +14,8 @@ struct build {
 	int listener_mount;	/* detached tmpfs for the FDK's socket */
 	struct sock_fprog filter;	/* read before the pivot */
 	uid_t uid;
-	const char *policy;	/* its number; NULL: the sandbox is not made of BoesFS */
+	const char *program;	/* that judges; NULL: the sandbox is not made of BoesFS */
+	const char *policy;	/* which of its policies; NULL: it has one */
 	uint64_t instance;	/* what the kernel's records call this instance */
 	char detail[256];	/* why a step failed, if errno does not say it all */
 	int ruleset;		/* Landlock, -1 without */

@@ -20,7 +20,7 @@ from boesfsd.invoke import Route
 from boesfsd.journal import Journal
 from boesfsd.model import DENIAL
 from boesfsd.policies import InForce
-from boesfsd.policy import operations, oracle, records
+from boesfsd.policy import oracle, questions, records
 from boesfsd.policy.rules import Rule
 from boesfsd.policy.table import Request
 
@@ -327,9 +327,5 @@ def _number(invocation: str) -> int:
 
 
 def _spelled(rule: Rule | None, allowed: bool, request: Request, default: int) -> str:  # noqa: FBT001
-    if rule:
-        told = f"{rule.origin}: {rule.origin.text}" if rule.origin.text else str(rule.origin)
-        return records.one_line(told.encode("utf-8", "surrogateescape"))
-    if allowed and not default & operations.BIT[request.operation]:
-        return "it is on the way to what is allowed"
-    return "no rule decides, so the default does"
+    told = questions.reason(rule, way=questions.is_way(default, request, rule, allowed=allowed))
+    return records.one_line(told.encode("utf-8", "surrogateescape"))

@@ -16,7 +16,7 @@ import uvloop
 from boesfsd import __version__, config, host, runtimes
 from boesfsd.audit import Audit
 from boesfsd.bundle import Bundles, Limits
-from boesfsd.bus import Bus
+from boesfsd.bus.objects import Bus
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
 from boesfsd.journal import Journal

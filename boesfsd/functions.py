@@ -54,6 +54,7 @@ class Functions(Slots):
         self._runtimes = runtimes
         self.policies = Policies()
         self.turn = asyncio.Lock()
+        self.asked = asyncio.Lock()  # long questions, one at a time
         self._healing: set[str] = set()
         self._broken: dict[str, str] = {}  # by id, why there is no plan
         self._unjudged: set[str] = set()  # ids of those whose plan was without BoesFS until now

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 from typing import Any, NamedTuple
 
 from _boesfs_bpf import ffi, lib
@@ -21,7 +22,10 @@ MODULE = Path("/sys/module/boesfs")
 PINS = Path("/sys/fs/bpf/boesfs")
 OBJECT = Path("/usr/lib/boesfs/boesfs_policy.bpf.o")
 MAPS = ("table_rows", "table_names", "table_long_names", "tables", "programs", "counts", "kills", "records")
-ARRAY, HASH = 2, 1  # enum bpf_map_type
+REPLACE, LOOK = "replace", "look"  # programs
+OWN = "own"  # the directory of the administrator's
+ARRAY, HASH, STRUCT_OPS = 2, 1, 26  # enum bpf_map_type
+OPS = Struct("<QQI32s4x")  # struct boesfs_policy_ops
 FS_IOC_GETVERSION = 0x80087601
 MINOR_BITS = 20
 DIGEST = 16  # bytes
@@ -30,7 +34,7 @@ NUMBERS: dict[str, int] = {
     name: value
     for kind in (
         *("boesfs_abi_version", "boesfs_op", "boesfs_attr", "boesfs_replace_flag", "boesfs_maps_limits"),
-        *("boesfs_rule_op", "boesfs_condition_flag", "boesfs_test_kind", "boesfs_rule_number"),
+        *("boesfs_rule_op", "boesfs_condition_flag", "boesfs_test_kind", "boesfs_rule_number", "boesfs_look_kind"),
     )
     for name, value in ffi.typeof(f"enum {kind}").relements.items()
 }
@@ -98,6 +102,78 @@ def set_up(file: Path = OBJECT, pins: Path = PINS) -> None:
         lib.bpf_object__close(target)
 
 
+def set_up_own(name: str, file: Path, called: str, pins: Path = PINS) -> None:
+    """Load a program of the administrator's, for mounts that name it; one that has the name is exchanged for all of
+    them at once. CALLED is what the administrator calls the file. InvalidPolicy: it cannot be used; the verifier's log
+    is told in full, and what judges judges on."""
+    check_module()
+    _said.clear()
+    directory = pins / OWN
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = lib.bpf_object__open_file(str(file).encode(), ffi.NULL)
+    if target == ffi.NULL:
+        raise _refused(called, f"cannot be read: {_taken() or os.strerror(ffi.errno)}")
+    link = ffi.NULL
+    try:
+        ops = _named(target, name, called)
+        if lib.bpf_object__load(target):
+            raise _refused(called, f"is refused by the kernel:\n{_taken()}")
+        place = str(directory / name).encode()
+        if (directory / name).exists():
+            link = lib.bpf_link__open(place)
+            if link == ffi.NULL:
+                raise _failed(str(directory / name), ffi.errno)
+            _checked(f"{name} cannot be exchanged", lib.bpf_link__update_map(link, ops))
+        else:
+            link = lib.bpf_map__attach_struct_ops(ops)
+            if link == ffi.NULL:
+                raise _refused(called, f"cannot be attached as {name}: {os.strerror(ffi.errno)}")
+            _checked(f"{name} cannot be pinned", lib.bpf_link__pin(link, place))
+    finally:
+        if link != ffi.NULL:
+            lib.bpf_link__destroy(link)  # that is, our descriptor of it
+        lib.bpf_object__close(target)
+
+
+def _named(target: Any, name: str, called: str) -> Any:
+    """The program's struct boesfs_policy_ops, which gets the name if it has none."""
+    found, ops = [], ffi.NULL
+    while (ops := lib.bpf_object__next_map(target, ops)) != ffi.NULL:
+        if lib.bpf_map__type(ops) == STRUCT_OPS:
+            found.append(ops)
+    size = ffi.new("size_t *")
+    value = lib.bpf_map__initial_value(found[0], size) if len(found) == 1 else ffi.NULL
+    if value == ffi.NULL or size[0] != OPS.size:
+        raise _refused(called, "has not just one struct boesfs_policy_ops, as boesfs.bpf.h has it")
+    data = ffi.buffer(value, OPS.size)
+    *fields, said = OPS.unpack(bytes(data))
+    if (own := said.rstrip(b"\0").decode("utf-8", "replace")) not in ("", name):
+        raise _refused(called, f"says that its name is {own}, and is to be {name}")
+    data[:] = OPS.pack(*fields, name.encode())
+    return found[0]
+
+
+def _refused(called: str, problem: str) -> BoesError:
+    _said.clear()
+    return BoesError("InvalidPolicy", f"{called} {problem}", hint="see /usr/share/doc/boesfsd/programs.md")
+
+
+def _taken() -> str:
+    """What libbpf has said."""
+    return "".join(_said).strip()
+
+
+def own_programs(pins: Path = PINS) -> list[str]:
+    """Names of the administrator's programs that are there."""
+    directory = pins / OWN
+    return sorted(file.name for file in directory.iterdir()) if directory.is_dir() else []
+
+
+def take_down_own(name: str, pins: Path = PINS) -> None:
+    """Let go of a program: on mounts that name it everything is denied, and there are no new ones."""
+    (pins / OWN / name).unlink(missing_ok=True)
+
+
 def _load(target: Any, pins: Path) -> None:
     known = (pins / "link").exists()
     maps = {name: lib.bpf_object__find_map_by_name(target, name.encode()) for name in MAPS}
@@ -106,21 +182,23 @@ def _load(target: Any, pins: Path) -> None:
             with _pinned(pins / name) as fd:
                 _checked(f"{pins / name} does not fit", lib.bpf_map__reuse_fd(found, fd))
     _checked("The kernel refuses the policy program", lib.bpf_object__load(target))
-    program = lib.bpf_object__find_program_by_name(target, b"replace")
     ops = lib.bpf_object__find_map_by_name(target, b"boesfs")
     if known:
         link = lib.bpf_link__open(str(pins / "link").encode())
         if link == ffi.NULL:
             raise _failed(str(pins / "link"), ffi.errno)
         _checked("The policy program cannot be exchanged", lib.bpf_link__update_map(link, ops))
-        (pins / "replace").unlink(missing_ok=True)
+        for name in (REPLACE, LOOK):
+            (pins / name).unlink(missing_ok=True)
     else:
         link = lib.bpf_map__attach_struct_ops(ops)
         if link == ffi.NULL:
             raise _failed("The policy program cannot be attached", ffi.errno)
         for name, found in maps.items():
             _checked(f"{pins / name} cannot be pinned", lib.bpf_map__pin(found, str(pins / name).encode()))
-    _checked("replace cannot be pinned", lib.bpf_program__pin(program, str(pins / "replace").encode()))
+    for name in (REPLACE, LOOK):
+        program = lib.bpf_object__find_program_by_name(target, name.encode())
+        _checked(f"{pins / name} cannot be pinned", lib.bpf_program__pin(program, str(pins / name).encode()))
     if not known:  # the last: who finds it finds all
         _checked("The link cannot be pinned", lib.bpf_link__pin(link, str(pins / "link").encode()))
     lib.bpf_link__destroy(link)  # that is, our descriptor of it
@@ -157,17 +235,21 @@ class Executable(NamedTuple):
 def executable(file: Path) -> Executable | None:
     """The file behind a path, or None: there is none."""
     try:
-        opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        found_as = os.open(file, os.O_PATH | os.O_CLOEXEC)  # to open a FIFO or a device would do something
     except OSError:
         return None
     try:
-        found, generation = os.fstat(opened), bytearray(8)
+        found, generation = os.fstat(found_as), bytearray(8)
+        if not stat.S_ISREG(found.st_mode):
+            return None
         with contextlib.suppress(OSError):  # who has no generations has 0
-            fcntl.ioctl(opened, FS_IOC_GETVERSION, generation)
+            opened = os.open(f"/proc/self/fd/{found_as}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(opened, FS_IOC_GETVERSION, generation)
+            finally:
+                os.close(opened)
     finally:
-        os.close(opened)
-    if not stat.S_ISREG(found.st_mode):
-        return None
+        os.close(found_as)
     dev = os.major(found.st_dev) << MINOR_BITS | os.minor(found.st_dev)
     return Executable(found.st_ino, dev, int.from_bytes(generation[:4], sys.byteorder))
 
@@ -191,7 +273,8 @@ class Policies:
         """Unsupported names what is missing and how to get it."""
         check_module()
         self._open = contextlib.ExitStack()
-        self._fds = {name: self._open.enter_context(_pinned(pins / name)) for name in (*MAPS, "replace")}
+        self._fds = {name: self._open.enter_context(_pinned(pins / name)) for name in (*MAPS, REPLACE)}
+        self._pins = pins
         self._ring: Any = ffi.NULL
         self._handle: Any = None
         self._programs = self._read_programs()
@@ -302,8 +385,23 @@ class Policies:
         self._call(policy_id=policy, forget=1)
 
     def _call(self, **fields: int) -> None:
-        call = ffi.new("struct boesfs_call *", fields)
-        _checked("The policy cannot be replaced", lib.boesfs_call(self._fds["replace"], call))
+        call, problem = ffi.new("struct boesfs_call *", fields), "The policy cannot be replaced"
+        _checked(problem, lib.boesfs_run(self._fds[REPLACE], call, ffi.sizeof("struct boesfs_call")))
+        _checked(problem, call.answer)
+
+    # --- what is loaded
+
+    def maps(self, table: int) -> "TableMaps":
+        """Those of a table. Unsupported: the program that is loaded cannot be asked."""
+        if LOOK not in self._fds:  # who does not ask does not need it
+            self._fds[LOOK] = self._open.enter_context(_pinned(self._pins / LOOK))
+        return TableMaps(self._fds[LOOK], table)
+
+    def program_mask(self, table: int, program: Executable) -> int:
+        """Which slots of a table's programs this one has."""
+        key, mask = ffi.new("struct boesfs_program_key *", {"table": table}), ffi.new("__u64 *")
+        key.id.ino, key.id.dev, key.id.generation = program
+        return 0 if lib.bpf_map_lookup_elem(self._fds["programs"], key, mask) else int(mask[0])
 
     def _update(self, name: str, number: int, value: Any) -> None:
         key = ffi.new("__u32 *", number)
@@ -337,6 +435,37 @@ class Policies:
     def read(self) -> int:
         """Hand on what there is; how many."""
         return _checked("records", lib.ring_buffer__consume(self._ring))
+
+
+class TableMaps:
+    """The maps of a table, asked through the kernel's program; as judge.Maps."""
+
+    def __init__(self, program: int, table: int) -> None:
+        self._program = program
+        self._table = table
+
+    def row(self, number: int) -> bytes:
+        """A row. KeyError: there is none."""
+        found = self._look("ROW", row=number)
+        if found is None:
+            raise KeyError(f"table {self._table} has no row {number}")
+        return found
+
+    def step(self, key: bytes) -> bytes | None:
+        """Where a name leads."""
+        found = self._look("NAME" if len(key) == SHORT_KEY.size else "LONG_NAME", key)
+        return found[: FORMATS["boesfs_step"].size] if found else None
+
+    def _look(self, kind: str, key: bytes = b"", **fields: int) -> bytes | None:
+        fields |= {"table": self._table, "kind": NUMBERS[f"BOESFS_LOOK_{kind}"]}
+        asked = ffi.new("struct boesfs_look *", fields)
+        ffi.buffer(asked.key)[: len(key)] = key
+        problem = f"Table {self._table} cannot be read"
+        _checked(problem, lib.boesfs_run(self._program, asked, ffi.sizeof("struct boesfs_look")))
+        if asked.answer == -errno.ENOENT:
+            return None
+        _checked(problem, asked.answer)
+        return bytes(ffi.buffer(asked.value))
 
 
 def parse_record(data: bytes) -> Record:

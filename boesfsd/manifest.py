@@ -9,7 +9,7 @@ from pathlib import Path
 from boesfsd import options
 from boesfsd.documents import Document, Schema
 from boesfsd.errors import BoesError
-from boesfsd.model import Json, PolicyBlock, PolicyFiles, PolicySource, Ports, Settings
+from boesfsd.model import Json, PolicyFiles, PolicySource, Ports, Settings
 from boesfsd.policy import sources
 
 FILE = "func.yaml"
@@ -55,7 +55,7 @@ _fn_keys: Json = {
     "deploy": {"type": "object"},
 }
 _policy: Json = {
-    "description": "a policy block, the name of a file with one, or a map of model, policy and perhaps kill: two files",
+    "description": "a policy block, the name of a file with one, or a map of program, or of model, policy and kill",
     "anyOf": [
         {"type": "string", "minLength": 1},
         {
@@ -142,7 +142,7 @@ def read_policy(manifest: Manifest, tree: Path, given: Json) -> PolicySource | N
         case {"model": str(model), "policy": str(rules)}:
             kill = manifest.policy.get("kill")
             return PolicyFiles(model, _bundled(tree, model), rules, _bundled(tree, rules), kill)
-    return PolicyBlock(FILE, manifest.text, ("policy",))
+    return sources.open_block(manifest.text, FILE)
 
 
 def option_policy(given: Json) -> PolicySource | None:

@@ -13,6 +13,7 @@ CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 PAIRS = tuple(first + second for first in CROCKFORD for second in CROCKFORD)
 ID_LENGTH = 26
 NAME_MAX = 255
+PROGRAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,31}")
 APP_NAME = re.compile(r"[A-Za-z0-9_-]+")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.~:@-]+")
 
@@ -90,7 +91,14 @@ class PolicyFiles(NamedTuple):
     kill: int | None = None
 
 
-PolicySource = PolicyBlock | PolicyFiles
+class PolicyProgram(NamedTuple):
+    """A program of the administrator's own decides; FILE is where that is said, PROGRAM its name."""
+
+    file: str
+    program: str
+
+
+PolicySource = PolicyBlock | PolicyFiles | PolicyProgram
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,12 @@ class Function:
     created_at: int
     updated_at: int
     policy: PolicySource | None = None
+
+    @property
+    def program(self) -> str:
+        """The administrator's program that decides about its files; "": there is a policy of rules."""
+        policy = self.policy or self.app.policy
+        return policy.program if isinstance(policy, PolicyProgram) else ""
 
     @property
     def label(self) -> str:

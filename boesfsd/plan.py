@@ -16,6 +16,7 @@ from boesfsd.units import RUN
 PLANS = RUN / "plan"
 NETNS = Path("/run/netns")
 FILTER = "/usr/lib/boesfs/function.bpf"
+BOESFSD = "boesfsd"  # the program of all policies of rules
 SKELETON_BYTES = 4 * MIB
 SHM_BYTES = 16 * MIB
 
@@ -48,7 +49,7 @@ def render(function: Function, runtime: Runtime, layout: Layout, host: Host) -> 
         *_confinement(function, layout, host),
         *_program(function, runtime),
     ]
-    return "boesfs-plan\t2\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
+    return "boesfs-plan\t3\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
 
 
 def _escape(field: str) -> str:
@@ -99,7 +100,7 @@ def _governed(function: Function, layout: Layout) -> list[Step]:
     """All pieces through BoesFS, under the function's policy; but /proc, devices and the listener, which are not the
     host's files."""
     return [
-        ("policy", str(function.uid)),
+        ("policy", function.program) if function.program else ("policy", BOESFSD, str(function.uid)),
         *_skeleton(layout),
         ("govern", "/", "ro"),
         *(("govern", target, "ro", source) for target, source in layout.trees.items()),

@@ -5,6 +5,7 @@ A function's policy has the number of its uid. What judges it is a table, whose 
 that fits is found again after a restart and not made again.
 """
 
+import dataclasses
 import hashlib
 import logging
 import threading
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING
 from boesfsd.config import CONF
 from boesfsd.errors import BoesError
 from boesfsd.layout import VARIABLES, Layout, sandbox
-from boesfsd.model import Function, PolicyBlock, PolicySource
-from boesfsd.policy import sources
+from boesfsd.model import Function, PolicyBlock, PolicyProgram, PolicySource
+from boesfsd.policy import findings, sources
 from boesfsd.policy.image import Image, pack
+from boesfsd.policy.judge import Judge
 from boesfsd.policy.sources import Compiled, Sandbox
-from boesfsd.policy.table import TooLargeError
+from boesfsd.policy.table import Request, TooLargeError
 from boesfsd.runtimes import Runtime
 
 if TYPE_CHECKING:
@@ -68,7 +70,10 @@ class Wanted:
 def host_default(file: Path = DEFAULT) -> PolicyBlock:
     """What holds for functions without a policy. InvalidPolicy: without one, they do not start."""
     try:
-        return sources.open_block(file.read_text(encoding="utf-8"), str(file))
+        found = sources.open_block(file.read_text(encoding="utf-8"), str(file))
+        if isinstance(found, PolicyBlock):
+            return found
+        raise BoesError("InvalidPolicy", f"{file}: program: what holds for all are rules", hint="see boesfs-policy(5)")
     except (OSError, UnicodeDecodeError) as error:
         problem = f"{file}, the policy of functions that have none, cannot be read: {error}"
         raise BoesError("InvalidPolicy", problem, hint="write one; boesfs-policy(5) has examples") from error
@@ -76,12 +81,15 @@ def host_default(file: Path = DEFAULT) -> PolicyBlock:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What judges a function now: its table's number and bytes, the policy behind it, and the files of its programs."""
+    """What judges a function now: its table's number and bytes, what it was made from, the files of its programs, and
+    their paths in the order of the table's slots."""
 
     table: int
     size: int
+    wanted: Wanted
     compiled: Compiled
     programs: Mapping["kernel.Executable", frozenset[str]]
+    slots: tuple[str, ...]
 
 
 class Policies:
@@ -97,6 +105,7 @@ class Policies:
         self._lock = threading.RLock()  # deploys, removals and the audit ask in threads of their own
         self._compiled: dict[bytes, Compiled] = {}
         self._in_force: dict[int, InForce] = {}
+        self._leaving: dict[int, float] = {}
         self.enforcement = ""
         self.fault: BoesError | None = None
         """Why there is no BoesFS though it is wanted."""
@@ -107,6 +116,10 @@ class Policies:
             return
         self.enforcement, self.fault = enforcement, None
         self.close()
+        self._tables, self._spare = {}, {}
+        self._in_force.clear()
+        self._retired.clear()
+        self._leaving.clear()
         if enforcement != "boesfs":
             return
         try:
@@ -125,22 +138,24 @@ class Policies:
         tables = loaded.tables()
         used = {table.number for table in tables}
         self._free = deque(number for number in range(1, self._numbers["BOESFS_TABLES"]) if number not in used)
-        self._tables, self._spare = {}, {}
-        self._retired.clear()  # they are among the spare ones now
         for table in tables:  # two of one policy: we ended in between; which of them judges is not known
             self._spare.setdefault(table.policy, []).append(table)
 
     def close(self) -> None:
         """Let go of the kernel's maps; what is loaded stays and judges."""
-        if self._kernel:
-            self._kernel.close()
-        self._kernel = None
+        with self._lock:
+            if self._kernel:
+                self._kernel.close()
+            self._kernel = None
 
     def check_alone(self, policy: PolicySource | None) -> None:
         """An app's policy, before there is a function. InvalidPolicy, Unsupported."""
         if policy is None:
             return
         self._check_enforcement("An app")
+        if isinstance(policy, PolicyProgram):
+            self._check_program("The app", policy.program)
+            return
         sources.compile_sources(policy, None, Sandbox(VARIABLES))
 
     def _check_enforcement(self, whose: str) -> None:
@@ -156,10 +171,24 @@ class Policies:
         named = function.app.policy or function.policy
         if named:
             self._check_enforcement(function.label)
-        elif self.enforcement != "boesfs":
+        _check_alone(function)
+        if function.program:
+            self._check_program(function.label, function.program)
+            return None
+        if self.enforcement != "boesfs":
             return None
         own = function.policy if named else host_default()
         return Wanted(function.app.policy, own, sandbox(function, runtime, made), made)
+
+    def _check_program(self, whose: str, program: str) -> None:
+        """InvalidPolicy: it is not there."""
+        if self.fault:
+            raise self.fault
+        from boesfsd import kernel  # noqa: PLC0415 (libbpf is there only where BoesFS is)
+
+        if program not in kernel.own_programs():
+            problem = f"{whose}: there is no policy program {program}"
+            raise BoesError("InvalidPolicy", problem, hint="boesfsctl program set NAME FILE, then reload boesfsd")
 
     def compile(self, wanted: Wanted) -> Compiled:
         """What WANTED comes to, from a small cache. InvalidPolicy."""
@@ -172,22 +201,29 @@ class Policies:
             return compiled
 
     def check(self, wanted: Wanted) -> Compiled:
-        """What WANTED comes to; all is refused here that enforce would refuse. InvalidPolicy, Unsupported."""
+        """What WANTED comes to, and what of its programs is not there; all is refused here that enforce would refuse.
+        InvalidPolicy, Unsupported."""
         if self.fault:
             raise self.fault
         compiled = self.compile(wanted)
-        self._pack(compiled)
-        return compiled
+        image = self._pack(compiled)
+        found = zip(image.programs, self._executables(wanted), strict=True) if image.programs else ()
+        missing = {path for path, executable in found if executable is None}
+        return dataclasses.replace(compiled, findings=(*compiled.findings, *findings.missing(compiled.policy, missing)))
 
     def enforce(self, function: Function, wanted: Wanted | None) -> None:
         """From now on WANTED judges the function's instances, those that run too. What is loaded already stays, but for
         the files of its programs, which may be others by now."""
         if wanted is None:
+            with self._lock:
+                if function.program and function.uid in {*self._tables, *self._spare}:  # instances that run end first
+                    self._leaving.setdefault(function.uid, time.monotonic() + function.settings.timeout + GRACE)
             return
         if self.fault:
             raise self.fault
         with self._lock:
             assert self._kernel
+            self._leaving.pop(function.uid, None)
             number, digest = function.uid, wanted.digest
             known = [self._tables.get(number), *self._spare.get(number, ())]
             current = next((table for table in known if table and table.digest == digest), None)
@@ -198,6 +234,7 @@ class Policies:
                     self._kernel.replace(number, current.number)
                 if wanted.names_programs:
                     self._kernel.put_programs(current.number, self._executables(wanted))
+                    self._in_force.pop(number, None)  # it has the files from before
             self._tables[number] = current
             self._spare.pop(number, None)
             for table in known:
@@ -243,9 +280,8 @@ class Policies:
     # --- what they tell
 
     def in_force(self, function: Function, table: int, find: Callable[[], Wanted | None]) -> InForce | None:
-        """What judges the function now, if that is TABLE; FIND is asked once a table for what it was made from."""
-        from boesfsd import kernel  # noqa: PLC0415 (as above)
-
+        """What judges the function now, if that is TABLE; FIND is asked once a table for what it was made from. None
+        too: what would be read now is another text."""
         with self._lock:
             loaded, known = self._tables.get(function.uid), self._in_force.get(function.uid)
             if loaded is None or loaded.number != table:
@@ -255,19 +291,50 @@ class Policies:
             wanted = find()
             if wanted is None or wanted.digest != loaded.digest:
                 return None
+            from boesfsd import kernel  # noqa: PLC0415 (as above)
+
             compiled, programs = self.compile(wanted), dict[kernel.Executable, frozenset[str]]()
             image = self._pack(compiled)
             for path, program in zip(image.programs, self._executables(wanted), strict=True):
                 if program:
                     programs[program] = programs.get(program, frozenset()) | {path}
-            found = self._in_force[function.uid] = InForce(table, image.size, compiled, programs)
+            found = InForce(table, image.size, wanted, compiled, programs, image.programs)
+            self._in_force[function.uid] = found
             while len(self._in_force) > CACHED:
                 del self._in_force[next(iter(self._in_force))]
             return found
 
+    def programs(self, force: InForce, path: str) -> frozenset[str]:
+        """What rules call the program at a PATH of the sandbox: whatever leads to the same file. Failed: the kernel
+        knows another file by that name."""
+        from boesfsd import kernel  # noqa: PLC0415 (as above)
+
+        (file,) = _files([path], force.wanted.made)
+        executable = kernel.executable(file)
+        if executable is None:
+            return frozenset()
+        called = force.programs.get(executable, frozenset())
+        with self._lock:
+            mask = self._kernel.program_mask(force.table, executable) if self._kernel else 0
+        if called != {name for slot, name in enumerate(force.slots) if mask >> slot & 1}:
+            problem = f"{path} is another file than when the policy was loaded"
+            raise BoesError("Failed", problem, hint="systemctl reload boesfsd")
+        return called
+
+    def allows(self, function: Function, force: InForce, asked: Iterable[Request]) -> bool | None:
+        """What the kernel's table says of all of ASKED together; None: FORCE is no longer what judges."""
+        with self._lock:  # meanwhile no table is freed
+            judging = self._tables.get(function.uid)
+            if self._kernel is None or judging is None or judging.number != force.table:
+                return None
+            if judging.digest != force.wanted.digest:
+                return None
+            judge = Judge(self._kernel.maps(force.table), self._numbers, force.slots)
+            return all(judge.allows(request) for request in asked)
+
     def table_of(self, function: Function) -> int:
         """The number of what judges the function, 0 for nothing."""
-        table = self._tables.get(function.uid)
+        table = None if function.program else self._tables.get(function.uid)
         return table.number if table else 0
 
     def listen(self, hear: Callable[["kernel.Record"], None]) -> int | None:
@@ -295,6 +362,8 @@ class Policies:
         with self._lock:
             while self._kernel and self._retired and self._retired[0][0] <= time.monotonic():
                 self._release(self._retired.popleft()[1])
+            for number in [number for number, when in self._leaving.items() if when <= time.monotonic()]:
+                self._forget(number)
 
     def forget(self, function: Function) -> None:
         """The function is gone; to what is left of its mounts everything is denied."""
@@ -307,6 +376,8 @@ class Policies:
 
     def _forget(self, number: int) -> None:
         with self._lock:
+            self._leaving.pop(number, None)
+            self._in_force.pop(number, None)
             tables = [self._tables.pop(number, None), *self._spare.pop(number, [])]
             if not self._kernel or tables == [None]:
                 return
@@ -315,6 +386,15 @@ class Policies:
             except BoesError as error:  # it was loaded, but never judged
                 log.debug("Policy %d: %s", number, error)
             self._retired += [(time.monotonic() + GRACE, table.number) for table in tables if table]
+
+
+def _check_alone(function: Function) -> None:
+    """A program and rules: nobody would keep the rules. InvalidPolicy."""
+    both = [policy for policy in (function.app.policy, function.policy) if policy]
+    names = {policy.program if isinstance(policy, PolicyProgram) else "" for policy in both}
+    if len(names) > 1:
+        problem = f"{function.label}: the program {max(names)} decides alone, and app and function have a policy each"
+        raise BoesError("InvalidPolicy", problem, hint="move the function to another app, or leave one of them out")
 
 
 def _files(paths: Iterable[str], made: Layout) -> list[Path]:

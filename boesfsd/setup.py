@@ -13,8 +13,9 @@ MODPROBE = ("/usr/sbin/modprobe", "boesfs")
 
 
 def run() -> None:
-    """Load the module and the program; a program that judges already is exchanged in place. With enforcement = landlock
-    there is nothing to do. Unsupported says what is missing and how to get it."""
+    """Load the module, the program and the administrator's own; programs that judge already are exchanged in place.
+    With enforcement = landlock there is nothing to do. Unsupported says what is missing and how to get it;
+    InvalidPolicy which of the administrator's programs cannot be loaded, when all others are."""
     if config.load().enforcement != "boesfs":
         return
     try:
@@ -32,6 +33,13 @@ def run() -> None:
                 hint="install boesfs-dkms and the headers of this kernel, or set enforcement = landlock",
             )
     kernel.set_up()
+    from boesfsd import programs  # noqa: PLC0415 (as kernel)
+
+    faults = programs.set_up()
+    if faults:
+        for fault in faults[1:]:
+            log.error("%s", fault)
+        raise faults[0]
 
 
 def main() -> int:

@@ -12,10 +12,10 @@ import aiosqlite
 
 from boesfsd import manifest
 from boesfsd.errors import BoesError
-from boesfsd.model import App, Function, PolicyBlock, PolicyFiles, PolicySource, new_id
+from boesfsd.model import App, Function, PolicyBlock, PolicyFiles, PolicyProgram, PolicySource, new_id
 
 FILE = "boesfsd.db"
-VERSION = 2
+VERSION = 3
 SCHEMA = """
 CREATE TABLE app (
     id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL,
@@ -25,7 +25,10 @@ CREATE TABLE function (
     uid INTEGER NOT NULL UNIQUE, digest TEXT NOT NULL, command TEXT NOT NULL, settings TEXT NOT NULL,
     created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, policy TEXT, UNIQUE (app_id, name)) STRICT;
 """
-UPGRADES = {1: "ALTER TABLE app ADD COLUMN policy TEXT; ALTER TABLE function ADD COLUMN policy TEXT;"}
+UPGRADES = {
+    1: "ALTER TABLE app ADD COLUMN policy TEXT; ALTER TABLE function ADD COLUMN policy TEXT;",
+    2: "",  # a policy may be a program, which those before do not know
+}
 """From the layout of this number to the next."""
 FUNCTIONS = """
 SELECT f.id, f.name, f.uid, f.digest, f.command, f.settings, f.created_at, f.updated_at, f.policy,
@@ -178,6 +181,8 @@ def _policy(written: object) -> PolicySource | None:
     if written is None:
         return None
     data = json.loads(str(written))
+    if "program" in data:
+        return PolicyProgram(**data)
     return PolicyFiles(**data) if "model" in data else PolicyBlock(**{**data, "keys": tuple(data["keys"])})
 
 

@@ -247,4 +247,28 @@ struct boesfs_call {
 	__u32 forget;
 };
 
+enum boesfs_look_kind {
+	BOESFS_LOOK_ROW = 0,
+	BOESFS_LOOK_NAME = 1, /* a key cut off to BOESFS_SHORT_KEY */
+	BOESFS_LOOK_LONG_NAME = 2,
+};
+
+/**
+ * struct boesfs_look - What the loader asks the program look() about a table.
+ * @table:	which
+ * @kind:	enum boesfs_look_kind
+ * @row:	which row
+ * @answer:	0, or -ENOENT: there is no such thing
+ * @key:	which name
+ * @value:	the row; of a name struct boesfs_step
+ */
+struct boesfs_look {
+	__u32 table;
+	__u32 kind;
+	__u32 row;
+	__s32 answer;
+	__u64 key[8];
+	__u64 value[4];
+};
+
 #endif /* BOESFS_MAPS_H */

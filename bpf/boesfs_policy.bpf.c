@@ -10,29 +10,12 @@
  *
  * A new version of a policy is a new table; boesfs_policy_replace() makes it the one that judges, at once and for all.
  */
-#include "vmlinux.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_tracing.h>
-
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-#include "boesfs_abi.h"
-struct boesfs_policy_ops {
-	int (*label)(struct boesfs_ctx *ctx);
-	int (*check)(struct boesfs_ctx *ctx);
-	__u32 flags;
-	char name[BOESFS_PROGRAM_NAME_MAX];
-};
-#pragma clang attribute pop
+#include "boesfs.bpf.h"
 #include "boesfs_maps.h"
 
 #define EPERM 1
+#define ENOENT 2
 #define BIT(op) (1ULL << (op))
-
-extern int boesfs_ctx_string(struct boesfs_ctx *ctx, u32 which, char *buf, u32 buf__sz) __ksym;
-extern char *boesfs_name_key(struct boesfs_ctx *ctx, u32 label, u32 chunk, const int rdwr_buf_size) __ksym;
-extern int boesfs_ctx_program(struct boesfs_ctx *ctx, struct boesfs_program_id *id) __ksym;
-extern int boesfs_policy_replace(const char *name, u32 name__sz, u32 id, u64 table, u32 flags) __ksym;
-extern int boesfs_policy_forget(const char *name, u32 name__sz, u32 id) __ksym;
 
 /* ------------------------------------------------------------- maps */
 
@@ -634,6 +617,48 @@ int replace(struct boesfs_call *call)
 		call->answer = boesfs_policy_forget(name, sizeof(name), call->policy_id);
 	else
 		call->answer = boesfs_policy_replace(name, sizeof(name), call->policy_id, call->table, call->flags);
+	return 0;
+}
+
+static int look_at_row(struct boesfs_look *asked)
+{
+	__u32 table = asked->table;
+	void *rows = bpf_map_lookup_elem(&table_rows, &table);
+	__u64 *row = rows ? (__u64 *)row_of(rows, asked->row) : NULL;
+
+	if (!row)
+		return -ENOENT;
+	asked->value[0] = row[0];
+	asked->value[1] = row[1];
+	asked->value[2] = row[2];
+	asked->value[3] = row[3];
+	return 0;
+}
+
+static int look_at_name(struct boesfs_look *asked, void *names)
+{
+	__u64 key[8] = { asked->key[0], asked->key[1], asked->key[2], asked->key[3],
+			 asked->key[4], asked->key[5], asked->key[6], asked->key[7] };
+	__u64 *step = names ? bpf_map_lookup_elem(names, key) : NULL;
+
+	if (!step)
+		return -ENOENT;
+	asked->value[0] = step[0];
+	asked->value[1] = step[1];
+	return 0;
+}
+
+SEC("syscall")
+int look(struct boesfs_look *asked)
+{
+	__u32 table = asked->table;
+
+	if (asked->kind == BOESFS_LOOK_ROW)
+		asked->answer = look_at_row(asked);
+	else if (asked->kind == BOESFS_LOOK_NAME)
+		asked->answer = look_at_name(asked, bpf_map_lookup_elem(&table_names, &table));
+	else
+		asked->answer = look_at_name(asked, bpf_map_lookup_elem(&table_long_names, &table));
 	return 0;
 }
 

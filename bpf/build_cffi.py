@@ -32,7 +32,7 @@ extern "Python" void boesfs_said(char *text);
 void boesfs_listen(void);
 int boesfs_map_create(__u32 type, const char *name, __u32 key_size, __u32 value_size, __u32 max_entries, __u32 flags);
 int boesfs_map_fill(int fd, const void *keys, const void *values, __u32 count);
-int boesfs_call(int program, struct boesfs_call *call);
+int boesfs_run(int program, void *context, __u32 size);
 int boesfs_map_read(int fd, void *keys, void *values, __u32 count);
 
 struct bpf_object *bpf_object__open_file(const char *path, const void *options);
@@ -42,6 +42,9 @@ struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *object, co
 struct bpf_program *bpf_object__find_program_by_name(const struct bpf_object *object, const char *name);
 int bpf_map__pin(struct bpf_map *map, const char *path);
 int bpf_map__reuse_fd(struct bpf_map *map, int fd);
+struct bpf_map *bpf_object__next_map(const struct bpf_object *object, const struct bpf_map *map);
+int bpf_map__type(const struct bpf_map *map);
+void *bpf_map__initial_value(const struct bpf_map *map, size_t *size);
 struct bpf_link *bpf_map__attach_struct_ops(const struct bpf_map *map);
 struct bpf_link *bpf_link__open(const char *path);
 int bpf_link__pin(struct bpf_link *link, const char *path);
@@ -63,6 +66,7 @@ GLUE = """
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -73,12 +77,21 @@ static void boesfs_said(char *text);
 
 static int hear(enum libbpf_print_level level, const char *format, va_list args)
 {
-    static char text[1 << 20];
+    va_list again;
+    char *text;
+    int length;
 
     if (level == LIBBPF_DEBUG)
         return 0;
-    vsnprintf(text, sizeof(text), format, args);
+    va_copy(again, args);
+    length = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    text = length < 0 ? NULL : malloc(length + 1);
+    if (!text)
+        return 0;
+    vsnprintf(text, length + 1, format, args);
     boesfs_said(text);
+    free(text);
     return 0;
 }
 
@@ -114,11 +127,11 @@ static int boesfs_map_read(int fd, void *keys, void *values, __u32 count)
     return bpf_map_lookup_batch(fd, NULL, &next, keys, values, &count, &options) && errno != ENOENT ? -errno : count;
 }
 
-static int boesfs_call(int program, struct boesfs_call *call)
+static int boesfs_run(int program, void *context, __u32 size)
 {
-    LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = call, .ctx_size_in = sizeof(*call));
+    LIBBPF_OPTS(bpf_test_run_opts, options, .ctx_in = context, .ctx_size_in = size);
 
-    return bpf_prog_test_run_opts(program, &options) ? -errno : call->answer;
+    return bpf_prog_test_run_opts(program, &options) ? -errno : 0;
 }
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""D-Bus, through dbus-next: one connection that serves what the XML describes. Calls are checked against it, then
-authorised, then run; every expected failure becomes a named error, every fault one fixed sentence. Descriptors that
-come with a message are closed when it has been dealt with, whatever it was."""
+"""D-Bus, through dbus-next: one connection that serves what the XML describes, and one that asks for it. Calls are
+checked against it, then authorised, then run; every expected failure becomes a named error, every fault one fixed
+sentence. Descriptors that come with a message are closed when it has been dealt with, whatever it was."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import BusType, MessageFlag, MessageType, NameFlag, RequestNameReply
-from dbus_next.errors import DBusError
+from dbus_next.errors import AuthError, DBusError, InvalidAddressError
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
@@ -25,7 +25,7 @@ from boesfsd.errors import TABLE, BoesError
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Exported", "Service", "Variant"]
+__all__ = ["Client", "Exported", "Service", "Variant"]
 
 XML = Path(__file__).with_name("org.boesfs.Faas1.xml")
 ACTION = "org.boesfs.Faas1.Action"
@@ -40,6 +40,8 @@ POLKIT = (
     "org.freedesktop.PolicyKit1.Authority",
 )
 ALLOW_INTERACTION = 1
+LONGEST, LONGEST_ERROR = 24 << 20, 1 << 16
+"""Bytes of a body (a system bus ends the connection of who sends 32 MiB), and of an error's text."""
 STANDARD_INTERFACES = f"""
 <interface name="{PEER}"><method name="Ping"/>
 <method name="GetMachineId"><arg type="s" direction="out"/></method></interface>
@@ -157,8 +159,17 @@ class Sender(MessageBus):
             await self._last
 
     def _send_first(self) -> None:
-        going: asyncio.Future[None] = super().send(self._outbox[0][0])
-        going.add_done_callback(self._gone)
+        while self._outbox:
+            message, done = self._outbox[0]
+            try:
+                going: asyncio.Future[None] = super().send(message)
+            except Exception:  # one message that cannot be written is not all of them
+                log.exception("%s.%s cannot be sent", message.interface, message.member)
+                self._outbox.popleft()
+                done.set_result(None)
+                continue
+            going.add_done_callback(self._gone)
+            return
 
     def _gone(self, going: "asyncio.Future[None]") -> None:
         lost = going.cancelled() or going.exception()  # the handler of the lost connection tells
@@ -184,8 +195,7 @@ class Service:
 
     async def connect(self, name: str, on_lost: Callable[[], None]) -> None:
         """Connect and take the name; ON_LOST is called when the bus goes away."""
-        bus = Sender()
-        await bus.connect()
+        bus = await _connected()
         bus.add_message_handler(self._receive)
         self._bus = bus
         reply = await bus.request_name(name, NameFlag.DO_NOT_QUEUE)
@@ -236,7 +246,7 @@ class Service:
 
     def _send_signal(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> None:
         if self._bus:  # what happens before we are on the bus is nobody's news
-            self._bus.send(Message.new_signal(path, interface, member, signature, body))
+            self._bus.send(Message.new_signal(path, interface, member, signature, _sendable(body)))
 
     def _wrapped(self, exported: Exported, names: list[str] | None = None) -> dict[str, Variant]:
         types = self.interfaces[exported.interface].properties
@@ -257,9 +267,9 @@ class Service:
     async def _serve(self, message: Message) -> None:
         try:
             signature, body = await self._answer(message)
-            reply = Message.new_method_return(message, signature, body)
+            reply = Message.new_method_return(message, signature, _sendable(body))
         except BoesError as error:
-            reply = Message.new_error(message, error.kind.name, str(error))
+            reply = Message.new_error(message, error.kind.name, _sendable([str(error)[:LONGEST_ERROR]])[0])
         except Exception:
             log.exception("%s.%s failed", message.interface, message.member)
             reply = Message.new_error(message, TABLE["Failed"].name, "Internal error; see journalctl -u boesfsd")
@@ -368,9 +378,121 @@ class Service:
         return list(reply.body)
 
 
+async def _connected() -> Sender:
+    bus = Sender()
+    await bus.connect()
+    return bus
+
+
+class Client:
+    """A connection that asks a Service; who calls waits. It may be asked by polkit who one is."""
+
+    def __init__(self, name: str) -> None:
+        """NAME is the service's. Failed: there is no bus."""
+        self._name = name
+        self._interfaces = read_xml()
+        self._runner = asyncio.Runner()
+        try:
+            self._bus, self._lost = self._runner.run(self._connect())
+        except (OSError, EOFError, DBusError, InvalidAddressError, AuthError) as error:
+            self._runner.close()
+            raise BoesError("Failed", f"The system bus cannot be reached: {error}", hint="is dbus running?") from error
+
+    @staticmethod
+    async def _connect() -> "tuple[Sender, asyncio.Future[None]]":
+        bus = await _connected()
+        return bus, asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Leave the bus."""
+        self._bus.disconnect()  # type: ignore[no-untyped-call]
+        self._runner.close()
+
+    def call(self, path: str, interface: str, member: str, *arguments: Any) -> Any:
+        """What a method gives, plain: nothing, one value, or a list of several. Options (a{sv}) are booleans, numbers,
+        and strings. BoesError is what the service says, or why it says nothing."""
+        method = self._interfaces[interface].methods[member]
+        kinds = split_signature(method.takes)
+        for kind, value in zip(kinds, arguments, strict=True):
+            _check_text(member, value if kind != "a{sv}" else list(value.values()))
+        message = Message(
+            destination=self._name,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=method.takes,
+            body=[_options(value) if kind == "a{sv}" else value for kind, value in zip(kinds, arguments, strict=True)],
+            flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION,
+        )
+        reply = self._runner.run(self._ask(message))
+        if reply.message_type is MessageType.ERROR:
+            raise _told(reply.error_name, str(reply.body[0]) if reply.body else "")
+        body = plain(reply.body)
+        return body[0] if len(body) == 1 else body or None
+
+    async def _ask(self, message: Message) -> Message:
+        asked = asyncio.ensure_future(self._bus.call(message))
+        await asyncio.wait((asked, self._lost), return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            asked.cancel()
+            raise BoesError("Failed", "The system bus has ended the connection")
+        reply = asked.result()
+        assert reply is not None
+        return reply
+
+
+def _check_text(member: str, value: Any) -> None:
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and not (text.isascii() and "\0" not in text):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise BoesError("InvalidArgs", f"{member}: {text!r} is not UTF-8, which D-Bus wants") from error
+            if "\0" in text:
+                raise BoesError("InvalidArgs", f"{member}: there is a NUL in {text[:40]!r}")
+
+
+def _options(values: Mapping[str, Any]) -> dict[str, Variant]:
+    kinds = {bool: "b", int: "u", str: "s"}
+    return {key: Variant(kinds[type(value)], value) for key, value in values.items()}
+
+
+def _told(name: str, text: str) -> BoesError:
+    """An error's reply as the error that it was."""
+    code = next((code for code, kind in TABLE.items() if kind.name == name), "")
+    if code:
+        return BoesError(code, text)
+    if name in (f"{DBUS[0]}.Error.ServiceUnknown", f"{DBUS[0]}.Error.NameHasNoOwner"):
+        return BoesError("Failed", "boesfsd does not run", hint="systemctl start boesfsd")
+    return BoesError("Failed", f"{name}: {text}")
+
+
 def _close_descriptors(message: Message) -> None:
     while message.unix_fds:
         os.close(message.unix_fds.pop())
+
+
+def _sendable(body: list[Any]) -> list[Any]:
+    """BODY as D-Bus can have it. Unsupported: it is longer than the bus would take from anybody who stays on it."""
+    size = 0
+
+    def cleaned(value: Any) -> Any:
+        nonlocal size
+        size += 8
+        if isinstance(value, str):
+            data = value.encode("utf-8", "backslashreplace")
+            size += len(data)
+            return data.replace(b"\0", b"\\x00").decode()
+        if isinstance(value, Variant):
+            return Variant(value.signature, cleaned(value.value))
+        if isinstance(value, dict):
+            return {cleaned(key): cleaned(item) for key, item in value.items()}
+        return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
+
+    found = [cleaned(value) for value in body]
+    if size > LONGEST:
+        raise BoesError("Unsupported", f"The answer is over {LONGEST >> 20} MiB, which D-Bus does not carry")
+    return found
 
 
 def plain(value: Any) -> Any:

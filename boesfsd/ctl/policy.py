@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""boesfsctl policy: what may be asked of a policy, without the daemon."""
+"""boesfsctl policy decide, verify, schema: what may be asked of a policy, without the daemon."""
 
 import argparse
 import json
@@ -9,17 +9,16 @@ from typing import Any
 
 from boesfsd.errors import BoesError
 from boesfsd.layout import VARIABLES
-from boesfsd.model import PolicyFiles, PolicySource
+from boesfsd.model import Json, PolicyFiles, PolicySource
 from boesfsd.policy import block, questions, sources
-from boesfsd.policy.questions import Answer
 from boesfsd.policy.sources import Compiled, Sandbox
 
 DENIED = 1
 MOST_BYTES = 64 << 20
 
 
-def add(verbs: Any) -> None:
-    """The verb and its own verbs."""
+def add(verbs: Any) -> Any:
+    """The verb and those of its verbs that need no daemon; to what it gives, others can be added."""
     mine = verbs.add_parser("policy", help="verify policies, and ask what they decide").add_subparsers(
         metavar="VERB", required=True
     )
@@ -30,12 +29,10 @@ def add(verbs: Any) -> None:
         epilog="Exit status: 0 allowed, 1 denied, 2 the policy or the question cannot be used. Example: boesfsctl "
         "policy decide -f func.yaml chmod /tmp/x mode=0o755",
     )
-    _add_files(decide)
+    add_files(decide)
+    _add_sandbox(decide)
     decide.add_argument("--uid", type=int, default=0, metavar="N", help="who does it, for rules with uid: (default 0)")
-    decide.add_argument("--json", action="store_true", help="answer as JSON")
-    decide.add_argument("operation", metavar="OP", help="as in boesfs-policy(5): read, open, chmod, setattr, rename …")
-    decide.add_argument("path", metavar="PATH", help="absolute, in the sandbox")
-    decide.add_argument("arguments", metavar="ARG", nargs="*", help="in their order, * for any, or as mode=0o644")
+    add_question(decide)
     decide.set_defaults(serve=_decide)
     verify = mine.add_parser(
         "verify",
@@ -43,7 +40,8 @@ def add(verbs: Any) -> None:
         description="Say what is wrong with a policy, and what it probably does not mean.",
         epilog="Exit status: 0, or 2 if it cannot be used.",
     )
-    _add_files(verify)
+    add_files(verify)
+    _add_sandbox(verify)
     verify.add_argument("--strict", action="store_true", help="take warnings for errors")
     verify.set_defaults(serve=_verify)
     schema = mine.add_parser(
@@ -52,12 +50,25 @@ def add(verbs: Any) -> None:
         description="Print the JSON schema of a policy block, for editors.",
     )
     schema.set_defaults(serve=_schema)
+    return mine
 
 
-def _add_files(verb: argparse.ArgumentParser) -> None:
+def add_question(verb: argparse.ArgumentParser) -> None:
+    """The words of a question."""
+    verb.add_argument("--json", action="store_true", help="answer as JSON")
+    verb.add_argument("operation", metavar="OP", help="as in boesfs-policy(5): read, open, chmod, setattr, rename …")
+    verb.add_argument("path", metavar="PATH", help="absolute, in the sandbox")
+    verb.add_argument("arguments", metavar="ARG", nargs="*", help="in their order, * for any, or as mode=0o644")
+
+
+def add_files(verb: argparse.ArgumentParser) -> None:
+    """The options that say which policy."""
     verb.add_argument("-f", "--file", type=Path, help="YAML: a policy block, or a func.yaml with one")
     verb.add_argument("-m", "--model", type=Path, help="casbin: the model file")
     verb.add_argument("-p", "--policy", type=Path, help="casbin: the policy file")
+
+
+def _add_sandbox(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--subject",
         default="",
@@ -81,7 +92,8 @@ def _read(file: Path) -> str:
         raise BoesError("InvalidPolicy", f"{file} cannot be read: {error.strerror}") from error
 
 
-def _source(given: argparse.Namespace) -> PolicySource:
+def source(given: argparse.Namespace) -> PolicySource:
+    """The policy that the options name. InvalidPolicy, InvalidArgs."""
     if given.file and not (given.model or given.policy):
         return sources.open_block(_read(given.file), str(given.file))
     if given.model and given.policy and not given.file:
@@ -97,7 +109,7 @@ def _compiled(given: argparse.Namespace, *, strict: bool = False) -> Compiled:
             raise BoesError("InvalidArgs", f"--set {word}: this is no NAME=PATH", hint="write --set CODE=/srv/app")
         variables[name] = value
     sandbox = Sandbox(variables, sources.called(given.subject))
-    compiled = sources.compile_sources(None, _source(given), sandbox, strict=strict)
+    compiled = sources.compile_sources(None, source(given), sandbox, strict=strict)
     for finding in compiled.findings:
         print(f"Warning: {finding}", file=sys.stderr)
     return compiled
@@ -107,31 +119,18 @@ def _decide(given: argparse.Namespace) -> int:
     compiled = _compiled(given)
     programs = frozenset({given.subject} - {""})
     asked = questions.parse(given.operation, given.path, given.arguments, programs, given.uid)
-    answers = [questions.answer(compiled, request) for request in asked]
-    deciding = next((answer for answer in answers if not answer.allowed), answers[-1])
-    depends = sorted({name for answer in answers for name in answer.depends})
-    if given.json:
-        print(json.dumps({**_told(deciding), "depends": depends}))
+    return tell(questions.told(questions.decide(compiled, asked)), as_json=given.json)
+
+
+def tell(told: Json, *, as_json: bool) -> int:
+    """Print an answer (questions.told); the exit status."""
+    if as_json:
+        print(json.dumps(told))
     else:
-        print(f"{_word(deciding)}: {deciding.reason}")
-        if depends:
-            print(f"It depends on {', '.join(depends)}, which was not given.", file=sys.stderr)
-    return 0 if deciding.allowed else DENIED
-
-
-def _word(answer: Answer) -> str:
-    return "allow" if answer.allowed else "deny"
-
-
-def _told(answer: Answer) -> dict[str, Any]:
-    rule = answer.rule
-    return {
-        "decision": _word(answer),
-        "operation": answer.request.operation,
-        "path": "/" + b"/".join(answer.request.path).decode("utf-8", "surrogateescape"),
-        "reason": answer.reason,
-        "rule": rule.origin._asdict() if rule else None,
-    }
+        print(f"{told['decision']}: {told['reason']}")
+        if told["depends"]:
+            print(f"It depends on {', '.join(told['depends'])}, which was not given.", file=sys.stderr)
+    return 0 if told["decision"] == "allow" else DENIED
 
 
 def _verify(given: argparse.Namespace) -> int:

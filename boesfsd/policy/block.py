@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from boesfsd.errors import BoesError
-from boesfsd.model import Json
+from boesfsd.model import PROGRAM_NAME, Json
 from boesfsd.policy import operations, places
 from boesfsd.policy.places import Place
 from boesfsd.policy.rules import (
@@ -79,6 +79,11 @@ SCHEMA: Json = {
     "title": "policy of a function",
     "type": "object",
     "properties": {
+        "program": {
+            "description": "the name of a program of the administrator's own, which decides instead of rules",
+            "type": "string",
+            "pattern": f"^{PROGRAM_NAME.pattern}$",
+        },
         "default": {"enum": ["allow", "deny"]},
         "kill": _count,
         "roles": {
@@ -93,6 +98,7 @@ SCHEMA: Json = {
         "rules": {"type": "array", "items": _rule},
     },
     "additionalProperties": False,
+    "dependentSchemas": {"program": {"maxProperties": 1}},
 }
 ALONE = "op:"
 """Before an operation that has the name of several."""

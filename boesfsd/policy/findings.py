@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a policy may say and probably does not mean: rules that decide nothing, and places that are not there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from boesfsd.policy.places import DEPTH, Glob, Place, split
-from boesfsd.policy.rules import PLATFORM, Finding, Policy, Rule
+from boesfsd.policy.rules import PLATFORM, Finding, Policy, Program, Rule
 from boesfsd.policy.table import Table
 
 
@@ -44,3 +44,14 @@ def is_inside(place: Place, mount: tuple[bytes, ...]) -> bool:
         if isinstance(component, bytes) and component != name:
             return False
     return True
+
+
+def missing(policy: Policy, programs: Set[str]) -> Iterator[Finding]:
+    """Rules for PROGRAMS, which the sandbox has not, each once."""
+    told = set()
+    for verdict, _, origin in policy.rules:
+        for test in verdict.tests:
+            if isinstance(test, Program) and test.path in programs and (origin, test.path) not in told:
+                told.add((origin, test.path))
+                remedy = "write its path in the sandbox, and deploy again when it is there"
+                yield Finding(origin, f"{test.path}: the sandbox has no such program: this rule is for nobody", remedy)

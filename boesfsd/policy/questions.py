@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions as people ask them, `chmod /tmp/x mode=0o644`, and their answers with the rule that decides."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from boesfsd.errors import BoesError
+from boesfsd.model import Json
 from boesfsd.policy import operations, oracle, places
 from boesfsd.policy.rules import Number, Other, Program, Rule, Test, Text
 from boesfsd.policy.sources import Compiled
@@ -28,9 +30,15 @@ class Answer:
     @property
     def reason(self) -> str:
         """In words."""
-        if self.rule:
-            return f"{self.rule.origin}: {self.rule.origin.text} [{self.rule.place}]"
-        return "it is on the way to what is allowed" if self.way else "no rule decides, so the default does"
+        return reason(self.rule, way=self.way)
+
+
+def reason(rule: Rule | None, *, way: bool) -> str:
+    """Which rule decides, or what does without one."""
+    if rule is None:
+        return "it is on the way to what is allowed" if way else "no rule decides, so the default does"
+    origin, place = rule.origin, f"[{rule.place}]"
+    return f"{origin}: {origin.text} {place}" if origin.text else f"{origin} {place}"
 
 
 def parse(operation: str, path: str, words: Sequence[str], programs: frozenset[str], uid: int) -> list[Request]:
@@ -63,6 +71,12 @@ def parse(operation: str, path: str, words: Sequence[str], programs: frozenset[s
     return asked
 
 
+def path(text: str) -> str:
+    """TEXT, if it is a path as the kernel would resolve it. InvalidArgs."""
+    _path(text)
+    return text
+
+
 def _path(text: str) -> tuple[bytes, ...]:
     try:
         place = places.literal(text)
@@ -89,14 +103,40 @@ def _number(name: str, text: str) -> int:
     return number % (1 << 64)
 
 
+def told(answer: Answer) -> Json:
+    """As JSON has it: decision, operation, path, reason, rule, depends."""
+    rule = answer.rule
+    return {
+        "decision": "allow" if answer.allowed else "deny",
+        "operation": answer.request.operation,
+        "path": "/" + b"/".join(answer.request.path).decode("utf-8", "surrogateescape"),
+        "reason": answer.reason,
+        "rule": rule.origin._asdict() if rule else None,
+        "depends": list(answer.depends),
+    }
+
+
+def decide(compiled: Compiled, asked: Sequence[Request]) -> Answer:
+    """The answer to all of ASKED together: that of the first that is denied, and what any of them depends on."""
+    answers = [answer(compiled, request) for request in asked]
+    deciding = next((one for one in answers if not one.allowed), answers[-1])
+    depends = {name for one in answers for name in one.depends}
+    return dataclasses.replace(deciding, depends=tuple(sorted(depends)))
+
+
 def answer(compiled: Compiled, request: Request) -> Answer:
     """Failed: oracle and table do not agree, which is a fault of boesfsd's."""
     allowed, rule = oracle.decide(compiled.policy, request)
     by_table, _ = compiled.table.decide(request)
     if allowed != by_table:
         raise BoesError("Failed", f"{request}: the rules say {allowed}, their table {by_table}", hint="report this")
-    way = allowed and rule is None and not compiled.policy.default & operations.BIT[request.operation]
+    way = is_way(compiled.policy.default, request, rule, allowed=allowed)
     return Answer(request, allowed, rule, way, tuple(sorted(_missing(compiled, request))))
+
+
+def is_way(default: int, request: Request, rule: Rule | None, *, allowed: bool) -> bool:
+    """Whether neither a rule nor the default allows it, but that it leads to what is allowed."""
+    return allowed and rule is None and not default & operations.BIT[request.operation]
 
 
 def _missing(compiled: Compiled, request: Request) -> set[str]:

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from boesfsd.documents import Document, Schema
 from boesfsd.errors import BoesError
-from boesfsd.model import PolicyBlock, PolicyFiles, PolicySource
+from boesfsd.model import PolicyBlock, PolicyFiles, PolicyProgram, PolicySource
 from boesfsd.policy import block, casbin, findings, operations
 from boesfsd.policy.compiler import compile_policy
 from boesfsd.policy.places import split
 from boesfsd.policy.rules import APP, FUNCTION, NOTHING, Finding, Origin, Part, Policy, together
 from boesfsd.policy.table import Table, TooLargeError
 
-KEY = "policy"
+KEY, PROGRAM = "policy", "program"
 _schema = Schema(block.SCHEMA)
 
 
@@ -50,16 +50,30 @@ def called(program: str) -> frozenset[str]:
     return frozenset(names - {""})
 
 
-def open_block(text: str, file: str) -> PolicyBlock:
-    """A file with a block alone, or with one behind the key policy, as func.yaml. InvalidPolicy."""
-    data = Document(text, file, "InvalidPolicy").data
-    return PolicyBlock(file, text, (KEY,) if isinstance(data.get(KEY), dict) else ())
+def open_block(text: str, file: str) -> PolicyBlock | PolicyProgram:
+    """A file with a block alone, or with one behind the key policy, as func.yaml; a block may name a program instead.
+    InvalidPolicy."""
+    document = Document(text, file, "InvalidPolicy")
+    keys = (KEY,) if isinstance(document.data.get(KEY), dict) else ()
+    source = PolicyBlock(file, text, keys)
+    data = document.data[KEY] if keys else document.data
+    if PROGRAM not in data:
+        return source
+    where = _places(document, source)
+    if others := [key for key in data if key != PROGRAM]:
+        problem = f"{where((others[0],))}: {others[0]}: a program decides alone"
+        raise BoesError("InvalidPolicy", problem, hint=f"leave out {PROGRAM}:, or all others")
+    _check_block(data, where)
+    return PolicyProgram(file, data[PROGRAM])
 
 
 def read(source: PolicySource, sandbox: Sandbox, layer: int = FUNCTION) -> tuple[Part, list[Finding]]:
     """What SOURCE says; LAYER as in Verdict. InvalidPolicy names file, line, column, rule and remedy."""
     if isinstance(source, PolicyBlock):
         return _read_block(source, sandbox, layer)
+    if isinstance(source, PolicyProgram):
+        problem = f"{source.file}: the program {source.program} decides, and says to nobody what"
+        raise BoesError("InvalidPolicy", problem, hint="ask a policy with rules")
     for file, text in ((source.model_file, source.model), (source.policy_file, source.policy)):
         if "\0" in text:
             line = text[: text.index("\0")].count("\n") + 1
@@ -76,19 +90,27 @@ def _read_block(source: PolicyBlock, sandbox: Sandbox, layer: int) -> tuple[Part
     for key in source.keys:
         data = data[key]
 
-    def where(keys: tuple[str | int, ...]) -> Origin:
-        return Origin(source.file, *document.place((*source.keys, *keys)))
-
-    if fault := _schema.fault(data):
-        keys, problem, hint = fault
-        origin = where(keys)
-        raise BoesError("InvalidPolicy", f"{origin}: {problem}: {origin.text}", hint=hint or "see boesfs-policy(5)")
+    where = _places(document, source)
+    _check_block(data, where)
     reader = block.Reader(data, where, sandbox.variables, layer)
     return reader.read(), reader.findings
 
 
+def _places(document: Document, source: PolicyBlock) -> block.Where:
+    return lambda keys: Origin(source.file, *document.place((*source.keys, *keys)))
+
+
+def _check_block(data: object, where: block.Where) -> None:
+    if fault := _schema.fault(data):
+        keys, problem, hint = fault
+        origin = where(keys)
+        raise BoesError("InvalidPolicy", f"{origin}: {problem}: {origin.text}", hint=hint or "see boesfs-policy(5)")
+
+
 def written(source: PolicySource) -> str:
     """The policy as it was written, without what surrounds it."""
+    if isinstance(source, PolicyProgram):
+        return f"{PROGRAM}: {source.program}\n"
     if isinstance(source, PolicyFiles):
         return f"# {source.model_file}\n{source.model.rstrip()}\n\n# {source.policy_file}\n{source.policy.rstrip()}\n"
     return Document(source.text, source.file, "InvalidPolicy").text_of(source.keys) if source.keys else source.text

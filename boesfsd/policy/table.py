@@ -98,15 +98,27 @@ class Table:
             machine = self.steps.get((machine, byte), self.machines[machine].otherwise)
         return self.machines[machine].end
 
+    @cached_property
+    def bytes_of(self) -> dict[int, list[int]]:
+        """Which bytes lead on from a machine by a step of their own."""
+        found: dict[int, list[int]] = {}
+        for machine, byte in self.steps:
+            found.setdefault(machine, []).append(byte)
+        return found
+
+    def next(self, label: int, name: bytes) -> int:
+        """Where a name leads."""
+        found = self._next.get((label, name))
+        if found is None:
+            state = self.states[label]
+            found = self.run(state.machine, name) if state.machine >= 0 else state.otherwise
+        return found
+
     def label(self, path: Iterable[bytes]) -> int:
         """The state of an object."""
         label = 0
         for name in path:
-            found = self._next.get((label, name))
-            state = self.states[label]
-            if found is None:
-                found = self.run(state.machine, name) if state.machine >= 0 else state.otherwise
-            label = found
+            label = self.next(label, name)
         return label
 
     def class_of(self, path: Iterable[bytes]) -> Class:

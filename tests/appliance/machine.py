@@ -26,7 +26,7 @@ PACKAGES = (
 OURS = (
     *("usr/lib/boesfs", "usr/sbin/boesfsd", "usr/lib/systemd/system/boesfs*", "usr/lib/*.d/boesfsd.conf"),
     *("usr/share/dbus-1/*/org.boesfs.*", "usr/share/polkit-1/actions/org.boesfs.*", "usr/share/man/man?/boesfs*"),
-    *("usr/share/doc/boesfsd", "etc/boesfsd", "usr/bin/boesfsctl"),
+    *("usr/share/doc/boesfsd", "etc/boesfsd", "usr/bin/boesfsctl", "usr/include/boesfs"),
 )
 
 

@@ -573,3 +573,13 @@ def test_many_calls_at_once_are_all_answered_though_the_answers_fill_the_socket(
     answers = [bus.reply(number)[0] for number in numbers]
     assert sum(map(len, answers)) > 400_000 > len(answers[0])
     assert lab.daemon_pid() == daemon
+
+
+def test_text_that_d_bus_cannot_carry_is_escaped_and_silences_nobody(lab: Lab, app: str) -> None:
+    """A lone surrogate, which YAML can spell, in an error."""
+    text = 'program: a\n"x\\udcff": 1\n'
+    with pytest.raises(BusError) as error:
+        lab.bus.manager("CreateApp", "sa{sv}", lab.unique("app"), {"policy": {"$": ["s", text]}})
+    assert error.value.name == f"{ERROR}InvalidPolicy"
+    assert "x\\udcff: a program decides alone" in error.value.text
+    assert app in {name for name, _ in lab.bus.manager("ListApps")}

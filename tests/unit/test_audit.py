@@ -17,8 +17,7 @@ from boesfsd.audit import Audit, Told
 from boesfsd.invoke import Router, Served, Slots
 from boesfsd.layout import sandbox
 from boesfsd.model import PolicyBlock
-from boesfsd.policies import InForce
-from boesfsd.policy import sources
+from boesfsd.policies import InForce, Wanted
 
 TABLE, INSTANCE = 7, 0x0123456789ABCDEF
 POLICY = """\
@@ -54,9 +53,11 @@ class World:
         self.signals: list[Told] = []
         self.untold = 0
         self.table = TABLE
-        place = sandbox(self.function, python_runtime(), made(self.function, full_host()))
-        compiled = sources.compile_sources(None, PolicyBlock("func.yaml", POLICY), place)
-        self.force: InForce | None = InForce(TABLE, 0, compiled, {(1, 2, 3): frozenset({"/usr/bin/cat"})})  # type: ignore[dict-item]
+        layout = made(self.function, full_host())
+        place = sandbox(self.function, python_runtime(), layout)
+        wanted = Wanted(None, PolicyBlock("func.yaml", POLICY), place, layout)
+        programs: Any = {(1, 2, 3): frozenset({"/usr/bin/cat"})}
+        self.force: InForce | None = InForce(TABLE, 0, wanted, wanted.compile(), programs, ("/usr/bin/cat",))
         policies = SimpleNamespace(numbers=NUMBERS, listen=self._listen, read=self._read, untold=lambda _: self.untold)
         self.functions = SimpleNamespace(
             policies=policies,
@@ -108,7 +109,7 @@ def test_a_denial_is_told_with_unit_call_and_rule(run: Run) -> None:
         (entry,) = world.entries
         assert entry["OBJECT_SYSTEMD_UNIT"] == f"boesfs-fn@{world.function.id}:0.service"
         assert (entry["BOESFS_CALL_ID"], entry["BOESFS_UID"], entry["BOESFS_COUNT"]) == ("CALL", 9, 1)
-        assert entry["BOESFS_RULE"] == "func.yaml, line 4, column 5: - {deny: read, on: /tmp/secret}"
+        assert entry["BOESFS_RULE"] == "func.yaml, line 4, column 5: - {deny: read, on: /tmp/secret} [/tmp/secret]"
         assert entry["BOESFS_QUESTION"] == "read /tmp/secret length=10 offset=0"
         assert entry["MESSAGE"].startswith("Denied read /tmp/secret length=10 offset=0 to python3 (pid 5): func.yaml")
         assert world.route.counters.denials == 1

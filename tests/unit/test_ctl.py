@@ -271,3 +271,19 @@ def test_a_journalctl_that_fails_or_is_not_there_is_told(
     monkeypatch.setattr(denials, "JOURNALCTL", "/nowhere/journalctl")
     assert run("denials") == 69
     assert "/nowhere/journalctl cannot be run: No such file or directory" in capsys.readouterr().err
+
+
+def test_programs_are_root_s_and_need_libbpf(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    """What they do is shown in tests/vm."""
+    monkeypatch.setitem(sys.modules, "_boesfs_bpf", None)
+    assert run("program list") == 69
+    assert "boesfsd's way to libbpf cannot be loaded" in capsys.readouterr().err
+    monkeypatch.setattr("os.geteuid", lambda: 1)
+    assert run("program set a b") == 77
+    assert "Only root" in capsys.readouterr().err
+
+
+def test_a_policy_that_is_a_program_is_asked_nothing(files: Path, capsys: Output) -> None:
+    (files / "f.yaml").write_text("policy: {program: quota}\n")
+    assert run("policy decide -f f.yaml read /x") == 2
+    assert "f.yaml: the program quota decides, and says to nobody what" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 
 from boesfsd import config, ctl, errors, manifest, options
 from boesfsd.bus.connection import read_xml
-from boesfsd.model import PolicyFiles
+from boesfsd.model import PolicyFiles, PolicyProgram
 from boesfsd.policy import operations, questions, sources
 
 TOP = Path(__file__).resolve().parents[2]
@@ -175,3 +175,11 @@ def test_the_examples_of_boesfsctl_answer_as_written(
     for words, answer in runs:
         assert ctl.main(shlex.split(words)) == answer.startswith("deny")
         assert capsys.readouterr().out == answer
+
+
+def test_the_guide_to_programs_shows_the_example_as_it_is() -> None:
+    guide, example = (TOP / "docs/programs.md").read_text(), (TOP / "examples/programs/quota.bpf.c").read_text()
+    (code,) = re.findall(r"```c\n(.*?)```", guide, re.DOTALL)
+    assert code in example
+    (block,) = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    assert sources.open_block(block, "func.yaml") == PolicyProgram("func.yaml", "quota")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from samples import ROOT
 
-from boesfsd.bus import AppObject, FunctionObject, ManagerObject
 from boesfsd.bus import connection as bus_connection
 from boesfsd.bus.connection import read_xml
+from boesfsd.bus.objects import AppObject, FunctionObject, ManagerObject
 from boesfsd.errors import TABLE
 
 PACKAGE = ROOT / "boesfsd"
@@ -24,7 +24,7 @@ RANKS = (
     {"errors", "model", "config", "documents"},
     {"options", "manifest", "units", "runtimes", "layout", "plan", "policy"},
     {"store", "bundle", "systemd", "network", "kernel", "host", "journal", "notify", "wire"},
-    {"invoke", "functions", "policies", "audit", "live", "strays"},
+    {"invoke", "functions", "policies", "audit", "live", "programs", "strays"},
     {"bus", "web", "ctl"},
     {"daemon", "setup"},
     {"__main__"},
@@ -159,7 +159,8 @@ def can_carry_a_licence(file: Path) -> bool:
 def licence_of(file: Path) -> str:
     """What runs in the kernel is GPL, all else Apache."""
     inside = file.relative_to(ROOT)
-    in_kernel = inside.parts[0] in ("kmod", "bpf") or inside.parts[:4] == ("tests", "vm", "kernel", "policy")
+    places = (("kmod",), ("bpf",), ("tests", "vm", "kernel", "policy"), ("examples", "programs"))
+    in_kernel = any(inside.parts[: len(place)] == place for place in places)
     return "GPL-2.0-only" if in_kernel else "Apache-2.0"
 
 
@@ -247,7 +248,7 @@ def test_every_method_has_the_python_method_that_serves_it(interface: str) -> No
 
 @pytest.mark.parametrize("interface", EXPORTED)
 def test_every_property_has_its_value(interface: str) -> None:
-    tree = ast.parse((PACKAGE / "bus/__init__.py").read_text())
+    tree = ast.parse((PACKAGE / "bus/objects.py").read_text())
     (body,) = [
         node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == EXPORTED[interface].__name__
     ]
@@ -285,7 +286,7 @@ def test_every_member_takes_and_gives_valid_signatures() -> None:
 
 def test_every_signal_that_is_sent_is_described() -> None:
     sent = set(
-        re.findall(r'_service\.emit\(\s*ManagerObject\.interface,\s*"(\w+)"', (PACKAGE / "bus/__init__.py").read_text())
+        re.findall(r'_service\.emit\(\s*ManagerObject\.interface,\s*"(\w+)"', (PACKAGE / "bus/objects.py").read_text())
     )
     assert sent == read_xml()["org.boesfs.Faas1.Manager"].signals.keys()
 

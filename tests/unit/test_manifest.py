@@ -11,7 +11,7 @@ from samples import ROOT, function
 from boesfsd import manifest, plan, units
 from boesfsd.errors import BoesError
 from boesfsd.manifest import Manifest, parse
-from boesfsd.model import PolicyBlock, PolicyFiles, PolicySource, Ports, Settings
+from boesfsd.model import PolicyBlock, PolicyFiles, PolicyProgram, PolicySource, Ports, Settings
 
 HEAD = "schema_version: 20180708\n"
 FN = """
@@ -387,6 +387,12 @@ def test_a_policy_is_a_block_a_file_or_two_files(tmp_path: Path) -> None:
     assert policy_of(tmp_path, "policy: {model: m, policy: p}\n") == PolicyFiles("m", "M", "p", "P")
     assert policy_of(tmp_path, "policy: {model: m, policy: p, kill: 3}\n") == PolicyFiles("m", "M", "p", "P", 3)
     assert policy_of(tmp_path, block, policy="default: deny") == PolicyBlock("option policy", "default: deny")
+
+
+def test_a_policy_may_be_a_program_of_the_administrator_s(tmp_path: Path) -> None:
+    assert policy_of(tmp_path, "policy: {program: quota}\n") == PolicyProgram("func.yaml", "quota")
+    (tmp_path / "p.yaml").write_text("program: quota\n")
+    assert policy_of(tmp_path, "policy: p.yaml\n") == PolicyProgram("p.yaml", "quota")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "link", "nothing", "directory", "a/../../secret"])

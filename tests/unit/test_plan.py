@@ -20,7 +20,7 @@ from samples import (
 
 from boesfsd import plan
 from boesfsd.layout import DEVICES, SHM, TMP
-from boesfsd.model import Function, Ports
+from boesfsd.model import Function, PolicyProgram, Ports
 
 CONTRACT = {
     "FN_FORMAT": "http-stream",
@@ -45,7 +45,7 @@ MODES = ("landlock", "boesfs")
 def steps(deployed: Function, **host: object) -> list[tuple[str, ...]]:
     """As the agent reads them."""
     text = rendered(deployed, bare_host(**host))
-    assert text.startswith("boesfs-plan\t2\n")
+    assert text.startswith("boesfs-plan\t3\n")
     assert text.endswith("\n")
     return [tuple(map(unescape, line.split("\t"))) for line in text.splitlines()[1:]]
 
@@ -118,7 +118,7 @@ def test_every_piece_of_the_root_is_governed_but_what_is_not_the_hosts_files() -
     """The skeleton, the trees of the host and each tmpfs; /proc, devices, the listener and empty covers are not."""
     seen = steps(function(network="host", uid=200001), files=full_host().files, enforcement="boesfs")
     assert [step for step in seen if step[0] == "bind"] == []
-    assert [step[1:] for step in seen if step[0] == "policy"] == [("200001",)]
+    assert [step[1:] for step in seen if step[0] == "policy"] == [("boesfsd", "200001")]
     assert [step[1:] for step in seen if step[0] == "govern"] == [
         ("/", "ro"),
         ("/usr", "ro", "/usr"),
@@ -130,6 +130,11 @@ def test_every_piece_of_the_root_is_governed_but_what_is_not_the_hosts_files() -
     ]
     ungoverned = {step[1] for step in seen if step[0] in ("device", "hide", "proc", "listener")}
     assert ungoverned == {*DEVICES, *python_runtime().hide, "/proc", "/run/fn"}
+
+
+def test_a_program_of_the_administrator_s_governs_instead() -> None:
+    seen = steps(function(uid=200001, policy=PolicyProgram("f", "quota")), enforcement="boesfs")
+    assert [step for step in seen if step[0] == "policy"] == [("policy", "quota")]
 
 
 def test_the_policy_is_named_before_and_the_skeleton_is_governed_when_it_is_whole() -> None:

@@ -12,7 +12,7 @@ from samples import full_host, function, made, python_runtime
 
 from boesfsd import policies
 from boesfsd.errors import BoesError
-from boesfsd.model import Function, PolicyBlock
+from boesfsd.model import Function, PolicyBlock, PolicyProgram, PolicySource
 from boesfsd.policies import Policies, Wanted
 
 
@@ -69,6 +69,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
         NUMBERS=NUMBERS | {"BOESFS_TABLES": 8},
         Loaded=lambda number, policy, digest: played.filled[number],
         Executable=tuple,
+        own_programs=lambda: ["quota"],
         executable=lambda file: (str(file),) if "nowhere" not in str(file) else None,
     )
     monkeypatch.setitem(__import__("sys").modules, "boesfsd.kernel", module)
@@ -293,3 +294,92 @@ def test_a_number_is_given_once_though_enforcement_went_and_came_again(
     assert len(set(kernel.judging.values())) == len(kernel.judging) == 7
     with pytest.raises(BoesError):
         enforce(mine, under(ONE, uid=9))
+
+
+# --- programs of the administrator's own
+
+
+def owned(of_function: PolicySource | None, of_app: PolicySource | None = None) -> Function:
+    plain = function()
+    return dataclasses.replace(plain, policy=of_function, app=dataclasses.replace(plain.app, policy=of_app))
+
+
+QUOTA, RULES = PolicyProgram("func.yaml", "quota"), PolicyBlock("p.yaml", ONE)
+
+
+@pytest.mark.parametrize("deployed", [owned(QUOTA), owned(None, QUOTA), owned(QUOTA, QUOTA)])
+def test_a_program_judges_without_a_table(kernel: Kernel, deployed: Function) -> None:
+    mine = started(kernel)
+    assert deployed.program == "quota"
+    enforce(mine, deployed)
+    assert (kernel.log, kernel.judging, mine.table_of(deployed)) == ([], {}, 0)
+
+
+@pytest.mark.parametrize("deployed", [owned(QUOTA, RULES), owned(RULES, QUOTA), owned(QUOTA, PolicyProgram("a", "z"))])
+def test_a_program_and_rules_are_refused(kernel: Kernel, deployed: Function) -> None:
+    with pytest.raises(BoesError, match="decides alone, and app and function have a policy each"):
+        wanted(started(kernel), deployed)
+
+
+def test_a_program_that_is_not_there_is_refused(kernel: Kernel) -> None:
+    with pytest.raises(BoesError, match="there is no policy program nowhere"):
+        wanted(started(kernel), owned(PolicyProgram("func.yaml", "nowhere")))
+
+
+def test_without_boesfs_there_are_no_programs(kernel: Kernel) -> None:
+    mine = Policies()
+    mine.configure("landlock")
+    with pytest.raises(BoesError, match="enforcement = landlock cannot keep it"):
+        wanted(mine, owned(QUOTA))
+
+
+def test_the_default_of_the_host_is_no_program(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("program: quota\n")
+    with pytest.raises(BoesError, match="what holds for all are rules"):
+        policies.host_default(file)
+
+
+def test_rules_for_programs_that_are_not_there_are_told_of(kernel: Kernel) -> None:
+    mine = started(kernel)
+    text = "rules: [{allow: read, on: [/usr/a, /usr/b], program: [/usr/bin/env, /srv/nowhere]}]"
+    checked = mine.check(wanted(mine, under(text)))
+    (finding,) = [finding for finding in checked.findings if "no such program" in finding.message]
+    assert finding.message == "/srv/nowhere: the sandbox has no such program: this rule is for nobody"
+    assert (finding.origin.file, finding.origin.line) == ("p.yaml", 1)
+
+
+def test_a_table_goes_when_no_instance_can_be_judged_by_it_any_longer(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that was deployed anew with a program: instances of before finish their call."""
+    mine = started(kernel)
+    enforce(mine, under(ONE))
+    owner = owned(QUOTA)
+    assert mine.table_of(under(ONE))
+    enforce(mine, owner)
+    mine.sweep()
+    assert (mine.table_of(owner), len(kernel.judging)) == (0, 1)
+    now = policies.time.monotonic()
+    monkeypatch.setattr(policies.time, "monotonic", lambda: now + owner.settings.timeout + 5)
+    mine.sweep()
+    mine.sweep()
+    assert (kernel.judging, kernel.filled) == ({}, {})
+
+
+def test_a_table_that_is_used_again_stays(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = started(kernel)
+    for deployed in (under(ONE), owned(QUOTA), under(ONE)):
+        enforce(mine, deployed)
+    now = policies.time.monotonic()
+    monkeypatch.setattr(policies.time, "monotonic", lambda: now + 1000)
+    mine.sweep()
+    assert len(kernel.judging) == 1
+
+
+def test_after_landlock_there_are_no_tables_to_tell_of(kernel: Kernel) -> None:
+    mine = started(kernel)
+    enforce(mine, under(ONE))
+    mine.configure("landlock")
+    assert mine.table_of(under(ONE)) == 0
+    assert mine.in_force(under(ONE), 1, lambda: None) is None

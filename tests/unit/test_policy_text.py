@@ -288,7 +288,12 @@ def test_names_of_several_mean_all_of_them_and_op_one() -> None:
         ("policy: {rules: [{allow: read}]}", " is not a rule: allow or deny, on, "),
         ("policy: {rules: [{allow: read, on: /a, uid: x}]}", "'x' is not a user id, a range of them as 1000-1999"),
         ("policy: {rules: [{allow: chmod, on: /a, when: {mode: {bits: 1}}}]}", "is not a number, a text, or a map of"),
-        ("policy: {rule: []}", "unknown key rule: policy: {rule: []}. Hint: known are default, kill, roles, rules"),
+        (
+            "policy: {rule: []}",
+            "unknown key rule: policy: {rule: []}. Hint: known are default, kill, program, roles,",
+        ),
+        ("policy: {program: a, kill: 1}", "func.yaml, line 1, column 28: kill: a program decides alone"),
+        ("policy: {program: ../a}", "../a"),
         ("policy: {kill: -1}", "-1 is less than the minimum of 0"),
         ("policy: {rules: [{allow: read, on: /a, kill: 3}]}", "a rule that allows has no denials to count"),
         ("policy: {kill: 1, kill: 2}", "func.yaml, line 1, column 19: the key kill stands twice"),

@@ -15,7 +15,7 @@ import pytest
 from samples import ROOT, full_function, function
 
 from boesfsd.errors import BoesError
-from boesfsd.model import App, Function, PolicyBlock, PolicyFiles, PolicySource, Settings
+from boesfsd.model import App, Function, PolicyBlock, PolicyFiles, PolicyProgram, PolicySource, Settings
 from boesfsd.store import FILE, VERSION, Store
 
 Scene = Callable[[Store], Coroutine[Any, Any, Any]]
@@ -260,6 +260,7 @@ def test_an_older_layout_is_upgraded_and_nothing_is_lost(tmp_path: Path) -> None
         PolicyBlock("func.yaml", "policy: {}\n", ("policy",)),
         PolicyFiles("m.conf", "[model]", "p.csv", "p, /a\n"),
         PolicyFiles("m.conf", "", "p.csv", "", 5),
+        PolicyProgram("func.yaml", "quota"),
     ],
 )
 def test_a_policy_is_kept_as_it_was_written(tmp_path: Path, policy: PolicySource | None) -> None:

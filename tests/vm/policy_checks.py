@@ -364,6 +364,216 @@ def the_program_is_exchanged_in_place_while_an_instance_runs(bench: Bench) -> No
     function.remove()
 
 
+# --- boesfsctl
+
+
+def boesfsctl(bench: Bench, words: str, *more: str) -> tuple[int, list[str]]:
+    """`boesfsctl policy` with WORDS and MORE: its status and its lines."""
+    done = bench.lab.machine.run("boesfsctl", "policy", *words.split(), *more, check=False)
+    return done.returncode, (done.stdout + done.stderr).splitlines()
+
+
+@check
+def boesfsctl_shows_compares_and_sets_the_policy_of_a_function(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    whose = f"{function.app}/{function.name}"
+    assert inside(function, "read('/function/secret')") == DENIED
+    status, lines = boesfsctl(bench, f"show {whose}")
+    assert (status, lines[0]) == (0, f"# {whose}"), lines
+    assert POLICY.strip() in "\n".join(lines), lines
+    assert [line for line in lines if line.startswith("# table ") and line.endswith(", 0 warnings")], lines
+    status, lines = boesfsctl(bench, f"show --table {whose}")
+    assert status == 0, lines
+    (secret,) = (number for number, line in enumerate(lines) if " /function/secret: " in line)
+    assert " read," not in lines[secret], lines
+    assert [line for line in lines if line.startswith("    deny chmod if mode & 0o6000 is ")], lines
+    file = Path("/srv/new.yaml")
+    file.write_text(POLICY.replace('"${CODE}/secret", ', "").replace("default", "kill: 9\ndefault"))
+    wanted = ["! kill: 9, was 0", "+ /function/secret: read, getxattr"]
+    assert boesfsctl(bench, f"diff -f {file} {whose}") == (1, [f"{whose}:", *wanted])
+    assert boesfsctl(bench, f"set --dry-run -f {file} {whose}") == (0, [f"update policy {whose}"])
+    assert inside(function, "read('/function/secret')") == DENIED
+    assert boesfsctl(bench, f"set -f {file} {whose}") == (0, [f"update policy {whose}"])
+    assert inside(function, "read('/function/secret')") == "s"
+    assert boesfsctl(bench, f"diff -f {file} {whose}") == (0, [])
+    file.write_text("rules: [{deny: redd, on: /usr}]")
+    status, lines = boesfsctl(bench, f"set -f {file} {whose}")
+    assert (status, len(lines)) == (2, 1), lines
+    assert f"{file}, line 1, column 16: unknown operation redd" in lines[0], lines
+    assert "did you mean read?" in lines[0], lines
+    assert inside(function, "read('/function/secret')") == "s"
+    function.remove()
+
+
+@check
+def boesfsctl_sets_the_originals_two_files_and_an_apps_policy(bench: Bench) -> None:
+    function = deploy(bench, ALL)
+    whose = f"{function.app}/{function.name}"
+    model, policy = Path("/srv/model.conf"), Path("/srv/policy.csv")
+    model.write_text(
+        "[request_definition]\nr = obj, act\n[policy_definition]\np = obj, act\n"
+        "[policy_effect]\ne = !some(where (p.eft == deny))\n[matchers]\nm = r.obj == p.obj && r.act == p.act\n"
+    )
+    policy.write_text("p, /function/secret, read, file, deny\n")
+    assert boesfsctl(bench, f"diff -m {model} -p {policy} {whose}") == (
+        1,
+        [f"{whose}:", "- /function/secret: read"],
+    )
+    assert boesfsctl(bench, f"set -m {model} -p {policy} {whose}") == (0, [f"update policy {whose}"])
+    assert inside(function, "[read('/function/secret'), read('/function/public')]") == [DENIED, "p"]
+    status, lines = boesfsctl(bench, f"show {whose}")
+    assert lines[1:3] == [f"# {model}", "[request_definition]"], lines
+    assert boesfsctl(bench, f"set --none {whose}") == (0, [f"update policy {whose}"])
+    assert inside(function, "read('/function/secret')") == "s"
+    assert boesfsctl(bench, f"show {whose}")[1][0] == f"# {whose}: no policy of its own"
+    file = Path("/srv/app.yaml")
+    file.write_text("default: allow\nrules: [{deny: read, on: '${CODE}/secret'}]\n")
+    status, lines = boesfsctl(bench, f"diff -f {file} {function.app}")
+    assert (status, f"{whose}:" in lines, "- /function/secret: read, getxattr" in lines) == (1, True, True), lines
+    assert boesfsctl(bench, f"set -f {file} {function.app}") == (0, [f"update policy {function.app}"])
+    assert inside(function, "read('/function/secret')") == DENIED
+    told = [f"# the app {function.app}", *file.read_text().splitlines(), ""]
+    assert boesfsctl(bench, f"show {function.app}") == (0, told)
+    assert boesfsctl(bench, f"set --none {function.app}") == (0, [f"update policy {function.app}"])
+    assert inside(function, "read('/function/secret')") == "s"
+    function.remove()
+
+
+@check
+def boesfsctl_asks_the_rules_and_the_kernels_table_what_is_decided(bench: Bench) -> None:
+    long = "n" * 200
+    more = (
+        f"  - {{deny: unlink, on: '${{TMP}}/{long}'}}\n  - {{deny: unlink, on: '${{TMP}}/*.key'}}\n"
+        "  - {allow: read, on: /etc/shadow, program: /usr/bin/python3}\n"
+        "  - {deny: setxattr, on: '${TMP}/**', when: {attribute: trusted.*}}\n"
+        "  - {deny: rename, on: '${TMP}/a', when: {other: '${TMP}/b/**'}}\n"
+        "  - {allow: read, on: /etc/own, uid: 0}\n"
+    )
+    function = deploy(bench, POLICY + more)
+    whose = f"{function.app}/{function.name}"
+    asked: dict[str, tuple[bool, str]] = {
+        "read /function/secret": (False, "line 7, column 5: - {deny: read"),
+        "read /function/public": (True, "line 4"),
+        "chmod /tmp/x mode=0o755": (True, "line 8"),
+        "chmod /tmp/x mode=0o4755": (False, "line 9"),
+        f"unlink /tmp/{long}": (False, "line 10"),
+        f"unlink /tmp/{long}n": (True, "line 8"),
+        "unlink /tmp/a.key": (False, "line 11"),
+        "read /etc/shadow": (False, "no rule decides"),
+        "--program=/usr/bin/python3.13 read /etc/shadow": (True, "line 12"),
+        "--program=/usr/bin/env read /etc/shadow": (False, "no rule decides"),
+        "setxattr /tmp/x trusted.x": (False, "line 13"),
+        "setxattr /tmp/x user.x": (True, "line 8"),
+        "rename /tmp/a /tmp/b/c": (False, "line 14"),
+        "rename /tmp/a /tmp/c": (True, "line 8"),
+        "read /etc/own": (False, "no rule decides"),
+        "--uid=0 read /etc/own": (True, "line 15"),
+    }
+    for words, (allowed, said) in asked.items():
+        option, rest = {}, words.split()
+        if rest[0].startswith("--"):
+            name, value = rest.pop(0)[2:].split("=")
+            option = {name: {"$": ["u", int(value)] if name == "uid" else ["s", value]}}
+        operation, path, *arguments = rest
+        (told,) = bench.lab.bus.call(
+            function.path, FUNCTION, "CheckAccess", "ssasa{sv}", operation, path, arguments, option
+        )
+        assert (told["decision"], said in told["reason"]) == ("allow" if allowed else "deny", True), (words, told)
+    status, lines = boesfsctl(bench, f"test --program /usr/bin/python3 --uid 9 {whose} read /etc/shadow")
+    assert (status, lines[0].startswith("allow: option policy, line 12")) == (0, True), lines
+    status, lines = boesfsctl(bench, f"test --json {whose} read /function/secret")
+    told = json.loads(lines[0])
+    assert (status, told["decision"], told["rule"]["line"]) == (1, "deny", 7), told
+    assert boesfsctl(bench, f"test {whose} redd /x")[0] == 2
+    assert boesfsctl(bench, f"test {function.app}/nobody read /x")[0] == 4
+    # a table that is not what the rules say is found out
+    number = function.get("Uid")
+    (ours,) = tables(bench)[number]
+    swapped = f"""
+from boesfsd.kernel import NUMBERS
+from boesfsd.policy.compiler import compile_policy
+from boesfsd.policy.image import pack
+from boesfsd.policy.rules import Policy
+(digest,) = (table.digest for table in kernel.tables() if table.number == {ours})
+kernel.put({ours}, pack(compile_policy(Policy(0, ())), NUMBERS), policy={number}, kill=0, digest=digest)
+"""
+    in_boesfsd(bench, swapped)
+    status, lines = boesfsctl(bench, f"test {whose} read /function/public")
+    assert (status, f"table {ours} in the kernel says False" in lines[0]) == (70, True), lines
+    function.remove()
+
+
+# --- programs of the administrator's own
+
+
+@check
+def a_program_of_the_administrators_own_judges_functions_that_name_it(bench: Bench) -> None:
+    run = bench.lab.machine.run
+    missing = refusal(bench, "program: quota")
+    assert missing.name == f"{ERROR}InvalidPolicy", missing
+    assert "there is no policy program quota" in missing.text, missing
+
+    def put(name: str, file: str) -> tuple[int, str]:
+        done = run("boesfsctl", "program", "set", name, f"/srv/vm/{file}.bpf.o", check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def write(size: int) -> Any:
+        return inside(function, f"attempt(lambda: open('/tmp/x', 'wb', buffering=0).write(bytes({size})))")
+
+    assert put("quota", "quota") == (0, "quota is in force\n")
+    assert put("quota", "quota") == (0, "quota is in force already\n")
+    function = deploy(bench, "program: quota\n")
+    whose = f"{function.app}/{function.name}"
+    assert write(1 << 20) == 1 << 20
+    mounts = inside(function, "open('/proc/self/mountinfo').read()").splitlines()
+    governed = [row for row in mounts if " - boesfs " in row]
+    assert len(governed) == 6, mounts
+    assert all("policy=quota," in row and "policy_id=" not in row for row in governed), governed
+    pid = function.pid()
+    # exchanged, or not, while it runs
+    assert put("quota", "small") == (0, "quota is in force\n")
+    assert (write(1 << 20), write(4096)) == ("EDQUOT", 4096)
+    status, said = put("quota", "wild")
+    assert (status, "/srv/vm/wild.bpf.o is refused by the kernel:" in said) == (2, True), said
+    assert "invalid mem access 'map_value_or_null'" in said, said
+    assert "processed " in said, said
+    status, said = put("quota", "other")
+    assert (status, "says that its name is other, and is to be quota" in said) == (2, True), said
+    status, said = put("quota", "none")
+    assert (status, "has not just one struct boesfs_policy_ops" in said) == (2, True), said
+    assert put("boesfsd", "quota")[0] == 2
+    assert put("quota", "nowhere")[0] == 2
+    assert write(1) == "EDQUOT"
+    assert function.pid() == pid
+    assert run("boesfsctl", "program", "list").stdout == "quota\tin force\n"
+    assert sorted(file.name for file in Path("/etc/boesfsd/programs").iterdir()) == ["quota.bpf.o"]
+    # what rules are asked for, a program has not
+    status, lines = boesfsctl(bench, f"show {whose}")
+    assert (status, lines[:2]) == (0, [f"# {whose}", "program: quota"]), lines
+    assert boesfsctl(bench, f"test {whose} read /function/func.py")[0] == 69
+    rules = Path("/srv/rules.yaml")
+    rules.write_text(ALL)
+    status, lines = boesfsctl(bench, f"set -f {rules} {whose}")
+    assert (status, "stay with the program that they began with" in lines[0]) == (69, True), lines
+    # as after a boot
+    Path("/sys/fs/bpf/boesfs/own/quota").unlink()
+    assert inside(function, "read('/function/public')") == DENIED
+    run("systemctl", "restart", "boesfs-setup")
+    assert inside(function, "read('/function/public')") == "p"
+    assert run("boesfsctl", "program", "list").stdout == "quota\tin force\n"
+    assert write(4096) == 4096
+    # without it nothing is judged by nobody
+    assert run("boesfsctl", "program", "remove", "quota").stdout == "quota is gone\n"
+    assert inside(function, "read('/function/public')") == DENIED
+    run("systemctl", "stop", function.unit())
+    answer = ask(function, "result = 1")
+    assert (answer.status, "policy=quota: no such program is attached" in answer.text) == (502, True), answer
+    assert run("boesfsctl", "program", "remove", "quota", check=False).returncode == 2
+    function.replace(policy=ALL, concurrency=1, timeout=120)
+    assert inside(function, "read('/function/secret')") == "s"
+    function.remove()
+
+
 # --- what is told
 
 

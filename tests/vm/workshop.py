@@ -233,13 +233,15 @@ def build_module(kernel: Kernel, source: Path = KMOD, *make: str, like: Path | N
 def build_policy() -> Path:
     """The tests' programs, loader and tools."""
     build_workshop()
-    wanted = _digest(KERNEL / "policy", (KMOD / "boesfs_abi.h").read_text(), (KERNEL / "fsbench.c").read_text())
+    used = (KMOD / "boesfs_abi.h", BPF / "boesfs.bpf.h")
+    wanted = _digest(KERNEL / "policy", *(file.read_text() for file in used), (KERNEL / "fsbench.c").read_text())
     place = WORKSHOP / "src" / f"policy-{wanted[:16]}"
     if (place / "done").exists():
         return place
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(KERNEL / "policy", place)
-    shutil.copy2(KMOD / "boesfs_abi.h", place)
+    for file in used:
+        shutil.copy2(file, place)
     shutil.copy2(KERNEL / "fsbench.c", place / "tool_fsbench.c")
     script = f"""
 set -e
@@ -271,6 +273,38 @@ def build_bpf() -> Path:
         vmlinux = f"/usr/src/linux-headers-{kernels()[0].release}/vmlinux"
         inside(WORKSHOP, "make", "-s", "-C", f"/src/{place.name}", "ABI=.", f"VMLINUX={vmlinux}")
         (place / "done").touch()
+    return place
+
+
+def build_examples() -> Path:
+    """The program of docs/programs.md, by its own commands; and for the checks one with another limit, one that the
+    verifier refuses, one with a name of its own, and one that is none."""
+    build_workshop()
+    text = (TOP / "docs/programs.md").read_text()
+    commands = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)[0].split("boesfsctl ")[0]
+    headers, example = (KMOD / "boesfs_abi.h", BPF / "boesfs.bpf.h"), TOP / "examples/programs/quota.bpf.c"
+    wanted = _digest(TOP / "examples/programs", commands, *(file.read_text() for file in headers))
+    place = WORKSHOP / "src" / f"examples-{wanted[:16]}"
+    if (place / "done").exists():
+        return place
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    source = example.read_text()
+    (place / "quota.bpf.c").write_text(source)
+    (place / "small.bpf.c").write_text("#define MOST 4096\n" + source)
+    (place / "wild.bpf.c").write_text(source.replace("if (!sum || ", "if ("))
+    (place / "other.bpf.c").write_text(source.replace(".flags = ", '.name = "other", .flags = '))
+    (place / "none.bpf.c").write_text("int nothing;\n")
+    shutil.rmtree(WORKSHOP / "usr/include/boesfs", ignore_errors=True)
+    (WORKSHOP / "usr/include/boesfs").mkdir()
+    for file in headers:
+        shutil.copy2(file, WORKSHOP / "usr/include/boesfs")
+    vmlinux = f"/usr/src/linux-headers-{kernels()[0].release}/vmlinux"
+    dump, compiling = commands.replace("/sys/kernel/btf/vmlinux", vmlinux).strip().splitlines()
+    names = sorted(file.name.removesuffix(".bpf.c") for file in place.glob("*.bpf.c"))
+    script = [f"cd /src/{place.name}", dump, *(compiling.replace("quota", name) for name in names)]
+    inside(WORKSHOP, "sh", "-ec", "\n".join(script))
+    (place / "done").touch()
     return place
 
 

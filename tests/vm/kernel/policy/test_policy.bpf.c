@@ -3,30 +3,12 @@
  * The tests' policy. A label is (table << 20 | node); names without an entry take their directory's label, so a rule holds
  * for a whole subtree. What no rule denies is allowed.
  */
-#include "vmlinux.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_tracing.h>
-
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-#include "boesfs_abi.h"
-struct boesfs_policy_ops {
-	int (*label)(struct boesfs_ctx *ctx);
-	int (*check)(struct boesfs_ctx *ctx);
-	__u32 flags;
-	char name[BOESFS_PROGRAM_NAME_MAX];
-};
-#pragma clang attribute pop
+#include "boesfs.bpf.h"
 #include "test_policy.h"
 
 #define EPERM 1
 
 const volatile __u32 in_advance;	/* enum test_in_advance */
-
-extern int boesfs_ctx_string(struct boesfs_ctx *ctx, u32 which, char *buf, u32 buf__sz) __ksym;
-extern char *boesfs_name_key(struct boesfs_ctx *ctx, u32 label, u32 chunk, const int rdwr_buf_size) __ksym;
-extern int boesfs_ctx_program(struct boesfs_ctx *ctx, struct boesfs_program_id *id) __ksym;
-extern int boesfs_policy_replace(const char *name, u32 name__sz, u32 id, u64 table, u32 flags) __ksym;
-extern int boesfs_policy_forget(const char *name, u32 name__sz, u32 id) __ksym;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
