@@ -474,7 +474,7 @@ def test_a_silent_connection_is_closed_without_a_word(run: Run, monkeypatch: pyt
 
 
 def test_an_idle_connection_is_closed_after_a_while(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(wire, "KEEP_ALIVE", 1.0)
 
     async def scene() -> None:
         async with World(echo) as world:
