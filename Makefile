@@ -118,7 +118,7 @@ demo: host-packages
 test: host-packages
 	@tests/stage.sh unit 5 $(MAKE) --no-print-directory unit
 	@tests/stage.sh appliance 20 $(MAKE) --no-print-directory appliance-test
-	@tests/stage.sh vm 20 $(MAKE) --no-print-directory test-vm
+	@tests/stage.sh vm 25 $(MAKE) --no-print-directory test-vm
 unit: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/unit -n 2 --durations 5
 
