@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is wrong with a policy is told with file, line, column, the rule and what to write instead."""
 
+import gc
 import re
 
 import pytest
 from policies import model
 
 from boesfsd.errors import BoesError
-from boesfsd.model import PolicyFiles
+from boesfsd.model import PolicyBlock, PolicyFiles
 from boesfsd.policy import casbin, oracle, sources
 from boesfsd.policy.compiler import compile_policy
 from boesfsd.policy.places import split
@@ -413,3 +414,18 @@ def test_a_policy_is_shown_as_it_was_written() -> None:
     assert sources.written(sources.open_block(alone, "policy.yaml")) == alone
     files = PolicyFiles("m", M4, "p", "p, /a, read, file, deny\n")
     assert sources.written(files) == f"# m\n{M4}\n# p\np, /a, read, file, deny\n"
+
+
+def test_a_compiler_leaves_the_collector_as_it_was() -> None:
+    sandbox = Sandbox({})
+    sources.compile_sources(None, PolicyBlock("f", "rules: []"), sandbox)
+    assert gc.isenabled()
+    with pytest.raises(BoesError):
+        sources.compile_sources(None, PolicyBlock("f", "rules: 5"), sandbox)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        sources.compile_sources(None, PolicyBlock("f", "rules: []"), sandbox)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
