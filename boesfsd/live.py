@@ -119,7 +119,8 @@ class Live:
     # --- another one
 
     async def set_function(self, function_id: str, text: str, given: Json) -> list[Change]:
-        """TEXT, a block in YAML, judges the function's files from now on, for instances that run too; "" is none."""
+        """TEXT, a block or with option model the original's policy, judges the function's files from now on, for
+        instances that run too; "" is none."""
         policy = _read(text, given, SETTING)
         async with self._functions.turn:
             existing = self._functions.route(function_id).function

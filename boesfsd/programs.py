@@ -5,7 +5,6 @@ the daemon can neither load nor exchange them."""
 import hashlib
 import logging
 import os
-import re
 from pathlib import Path
 
 from boesfsd import host, kernel
@@ -24,7 +23,8 @@ LOADED = RUN / "programs"
 
 def put(name: str, source: Path) -> bool:
     """Let functions name the program in SOURCE; one that has the name is exchanged, also for instances that run. False:
-    it was there already. InvalidArgs, InvalidPolicy, Failed; then nothing has changed."""
+    it was there already. InvalidArgs, InvalidPolicy: nothing has changed. Failed: if the file could not be renamed, the
+    program is in force until the next boot."""
     _check_name(name)
     kept = DIRECTORY / f"{name}{SUFFIX}"
     try:
@@ -88,7 +88,7 @@ def _files() -> dict[str, Path]:
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(PROGRAM_NAME, name) or name == BOESFSD:
+    if not PROGRAM_NAME.fullmatch(name) or name == BOESFSD:
         raise BoesError("InvalidArgs", f"{name!r} is no name for a program", hint="1 to 31 letters, digits, _ and -")
 
 

@@ -68,10 +68,9 @@ def add(verbs: Any) -> None:
 
 
 def _uid(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 1 << 32:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text} is no user id")
+    return int(text)
 
 
 def _add_whose(verb: argparse.ArgumentParser, whose: str) -> None:

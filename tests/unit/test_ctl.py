@@ -287,3 +287,10 @@ def test_a_policy_that_is_a_program_is_asked_nothing(files: Path, capsys: Output
     (files / "f.yaml").write_text("policy: {program: quota}\n")
     assert run("policy decide -f f.yaml read /x") == 2
     assert "f.yaml: the program quota decides, and says to nobody what" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("uid", ["-1", "x", "4294967296"])
+def test_a_uid_that_is_none_is_named(capsys: Output, uid: str) -> None:
+    with pytest.raises(SystemExit):
+        run(f"policy test --uid={uid} a/f read /x")
+    assert f"{uid} is no user id" in capsys.readouterr().err
