@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from machine import Machine
+from punctual import LateError
 
 NAME = "org.boesfs.Faas1"
 ROOT = "/org/boesfs/Faas1"
@@ -68,14 +69,14 @@ Changes = list[list[str]]
 
 
 def wait_for(what: Callable[[], Value], timeout: float = 5.0, *, until: Callable[[Value], object] = bool) -> Value:
-    """Ask WHAT until the answer is as wanted, and return it; AssertionError when it does not come to that."""
+    """Ask WHAT until the answer is as wanted, and return it; LateError when it does not come to that."""
     end = time.monotonic() + timeout
     while True:
         value = what()
         if until(value):
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"still {value!r} after {timeout} s")
+            raise LateError(f"still {value!r} after {timeout} s")
         time.sleep(0.02)
 
 
@@ -431,19 +432,22 @@ class Lab:
         process.stdin_fed = True  # type: ignore[attr-defined]
 
     def end(self, process: "subprocess.Popen[bytes]", timeout: float = 40) -> Answer:
-        """The answer that a curl got."""
+        """The answer that a curl got; LateError: it got none in time."""
         assert process.stdout
         assert process.stderr
         reader = process.stderr
         complaint: list[bytes] = []
         thread = threading.Thread(target=lambda: complaint.append(reader.read()), daemon=True)
         thread.start()
-        timer = threading.Timer(timeout, process.kill)
+        late = threading.Event()
+        timer = threading.Timer(timeout, lambda: (late.set(), process.kill()))
         timer.start()
         out = process.stdout.read()
         process.wait()
         timer.cancel()
         thread.join()
+        if late.is_set():
+            raise LateError(f"no answer after {timeout} s")
         status, headers = 0, {}
         while out.startswith(b"HTTP/"):
             head, _, out = out.partition(b"\r\n\r\n")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from lab import HELLO, PROBE, Deployed, Lab, wait_for
+from punctual import punctual, took
 
 Deploy = Callable[..., Deployed]
 INIT_FAILED = "Container failed to initialize, please ensure you are using the latest fdk and check the logs"
@@ -74,11 +75,12 @@ def test_a_program_without_execute_bit_is_502_and_named(deploy: Deploy) -> None:
     mends(function)
 
 
+@punctual
 def test_a_function_that_never_listens_is_504_after_init_timeout_and_the_next_call_is_answered(deploy: Deploy) -> None:
     function = deploy(own("time.sleep(100)\n"))
     answer = function.call()
     assert (answer.status, answer.message, answer.error) == (504, INIT_TIMED_OUT, "InitTimeout")
-    assert 4.5 < answer.seconds < 6.5
+    took(answer.seconds, 6.5, at_least=4.5)
     mends(function)
 
 
@@ -283,11 +285,12 @@ def test_a_function_that_answers_before_the_whole_request_came_is_passed_on(raw:
     mends(function)
 
 
+@punctual
 def test_a_function_without_reading_the_body_meets_its_deadline(raw: Deploy, mebibyte: bytes) -> None:
     function = raw("def reply(c, head):\n    time.sleep(100)\n", timeout=1)
     answer = function.call(mebibyte * 8, "-H", "Expect:")
     assert answer.status == 504 or answer.exit in (55, 56)
-    assert answer.seconds < 3
+    took(answer.seconds, 3)
     mends(function)
 
 

@@ -26,6 +26,7 @@ from lab import (
     Lab,
     wait_for,
 )
+from punctual import punctual, took
 
 Deploy = Callable[..., Deployed]
 STANDARD = "org.freedesktop.DBus.Error."
@@ -229,6 +230,7 @@ def test_stop_of_an_app_stops_all_its_functions(bus: Bus, deploy: Deploy) -> Non
     assert first.direct(b"x").text == second.direct(b"x").text == "hello"
 
 
+@punctual
 def test_a_stopped_call_ends_at_its_caller_with_a_named_error(bus: Bus, deploy: Deploy) -> None:
     function = deploy(SLEEP)
     call = function.begin()
@@ -239,6 +241,7 @@ def test_a_stopped_call_ends_at_its_caller_with_a_named_error(bus: Bus, deploy: 
     assert function.instances() == []
 
 
+@punctual
 def test_cancel_ends_the_call_with_a_named_error_and_its_instance_with_it(bus: Bus, deploy: Deploy) -> None:
     function = deploy("import time\ndef handler(ctx, data):\n    print('id', ctx.CallID())\n    time.sleep(20)\n")
     call = function.begin()
@@ -252,6 +255,7 @@ def test_cancel_ends_the_call_with_a_named_error_and_its_instance_with_it(bus: B
 
 
 @pytest.mark.parametrize("how", ["Cancel", "Stop", "Remove"])
+@punctual
 def test_an_ended_call_is_answered_within_100_ms_of_the_reply(bus: Bus, deploy: Deploy, how: str) -> None:
     function = deploy("import time\ndef handler(ctx, data):\n    print('begun')\n    time.sleep(20)\n")
     call = function.begin()
@@ -262,7 +266,7 @@ def test_an_ended_call_is_answered_within_100_ms_of_the_reply(bus: Bus, deploy: 
         bus.manager(how, *{"Cancel": ("s", call_id), "Remove": ("ss", function.app, function.name)}[how])
     replied = time.monotonic()
     answer = function.lab.end(call, timeout=5)
-    assert time.monotonic() - replied < 0.1
+    took(time.monotonic() - replied, 0.1)
     assert answer.status == 503
     assert answer.error == {"Cancel": "Cancelled"}.get(how, "Stopped")
 
