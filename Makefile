@@ -17,7 +17,7 @@ BPF ?=
 AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
-.PHONY: all help host-packages venv install demo test unit lint appliance-test test-vm test-vm-full bench bench-vm mutate soak clean
+.PHONY: all help host-packages venv install demo test unit lint appliance-test test-vm test-vm-full bench bench-vm mutate fuzz soak clean
 all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf
 
 help:
@@ -157,6 +157,11 @@ bench-vm: host-packages $(VENV)/.done
 
 mutate: host-packages $(VENV)/.done
 	$(VENV)/bin/python tests/vm/mutate.py
+
+# Texts that follow the branches of the policies' readers, for an hour (SECONDS=…); what fails is left in build/fuzz.
+fuzz: $(VENV)/.done
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris==3.0.0
+	$(VENV)/bin/python tests/fuzz/fuzz.py $(SECONDS)
 
 clean:
 	rm -rf $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/syscall_names.h $(BUILD)/seccomp-profile $(BUILD)/fdk-*
