@@ -121,6 +121,8 @@ class Audit:
 
     def __init__(self, functions: Functions, journal: Journal) -> None:
         self.on_told: Callable[[Told], None] = lambda told: None
+        self.learners: dict[int, Callable[[Record], None]] = {}
+        """Who is given what is told of a table, instead of the journal."""
         self._functions = functions
         self._journal = journal
         self._descriptor: int | None = None
@@ -150,7 +152,9 @@ class Audit:
         self._descriptor = None
 
     def _hear(self, record: "Record") -> None:
-        if len(self._arrived) < MOST_WAITING:
+        if learner := self.learners.get(record.fields["table"]):
+            learner(record)
+        elif len(self._arrived) < MOST_WAITING:
             self._arrived.append(record)
         else:
             self._dropped += 1

@@ -20,6 +20,7 @@ from boesfsd.bus.objects import Bus
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
 from boesfsd.journal import Journal
+from boesfsd.learning import Learning
 from boesfsd.notify import Notifier
 from boesfsd.store import Store
 from boesfsd.systemd import Systemd
@@ -85,8 +86,9 @@ class Daemon:
         systemd = Systemd()
         bundles = Bundles(self._state, Limits(settings.max_code_size, settings.max_code_files))
         functions = self._functions = Functions(store, bundles, systemd, settings, self._runtimes)
-        bus = Bus(functions, self._about, self._check)
         audit = self._audit = Audit(functions, Journal())
+        learning = Learning(functions, audit)
+        bus = Bus(functions, learning, self._about, self._check)
         audit.on_told = bus.denied
         server = Server(functions.router)
         await systemd.connect(functions.unit_changed, self._bus_lost)
@@ -113,6 +115,7 @@ class Daemon:
             task.cancel()
         if not self._failure:
             await bus.disconnect(STOP_PATIENCE)
+        await learning.close()
         audit.detach()
         functions.policies.close()
         systemd.close()

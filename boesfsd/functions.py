@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from boesfsd import host, manifest, plan, strays, units
+from boesfsd import changes, host, manifest, plan, strays, units
 from boesfsd.bundle import Bundles, Staged
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
 from boesfsd.invoke import Route, Router, Slots
 from boesfsd.layout import Layout, layout
 from boesfsd.model import App, Change, Function, Json, Settings, check_app_name, check_function_name, new_id
-from boesfsd.options import STORED, parse_cpuset, text_values
-from boesfsd.policies import InForce, Policies
+from boesfsd.options import parse_cpuset, text_values
+from boesfsd.policies import InForce, Policies, Wanted
 from boesfsd.policy.sources import Compiled
 from boesfsd.runtimes import Runtime, find
 from boesfsd.store import Store, now_ms
@@ -200,16 +200,16 @@ class Functions(Slots):
                 self._check_replace(existing, given)
                 function = await self._describe(app, name, existing, staged, given)
                 compiled = await asyncio.to_thread(self.compile, function)
-                changes = [*_changes(existing, function), *warnings(compiled)]
+                told = [*changes.deployed(existing, function), *changes.warnings(compiled)]
                 if given.get("dry-run", False):
-                    return function, changes
+                    return function, told
                 await asyncio.to_thread(self._bundles.commit, staged)
                 try:
                     await self._publish(function, existing)
                 except BaseException:
                     await self._remove_unused(function.digest)
                     raise
-                return function, changes
+                return function, told
         finally:
             await asyncio.to_thread(self._bundles.discard, staged)
 
@@ -250,15 +250,19 @@ class Functions(Slots):
 
     def in_force(self, function: Function, table: int) -> InForce | None:
         """What judges the function's files, if that is TABLE; None: nothing that is known here."""
-        return self.policies.in_force(function, table, lambda: self.policies.wanted(function, *self._layout(function)))
+        return self.policies.in_force(function, table, lambda: self.wanted(function))
 
     def now_in_force(self, function: Function) -> InForce | None:
         """What judges the function's files; None: no policy."""
         return self.in_force(function, self.policies.table_of(function))
 
+    def wanted(self, function: Function) -> Wanted | None:
+        """The policy that it is to have; None: none is enforced here, or a program is."""
+        return self.policies.wanted(function, *self._layout(function))
+
     def compile(self, function: Function) -> Compiled | None:
         """Its policy, checked; None: none is enforced here."""
-        wanted = self.policies.wanted(function, *self._layout(function))
+        wanted = self.wanted(function)
         return self.policies.check(wanted) if wanted else None
 
     def _check_host(self, settings: Settings) -> None:
@@ -318,8 +322,12 @@ class Functions(Slots):
                     units.service_unit(function.id, number), units.live_properties(function.settings)
                 )
         self.router.put(function, set())
+        await self.renew(route)
+
+    async def renew(self, route: Route) -> None:
+        """The next call meets a new instance; those that run finish their call."""
         for number in list(route.open):
-            await self._systemd.kill(units.service_unit(function.id, number), signal.SIGHUP)
+            await self._systemd.kill(units.service_unit(route.function.id, number), signal.SIGHUP)
 
     def render(self, function: Function) -> None:
         """Have its policy judge, and write its plan. In a thread: a long policy may have to be compiled."""
@@ -570,29 +578,3 @@ class Functions(Slots):
         except BoesError as error:
             log.error("%s does not listen: %s", function.label, error)
             self.router.routes[function.id].last_error = str(error)
-
-
-def _changes(existing: Function | None, function: Function) -> list[Change]:
-    socket = units.socket_unit(function.id, 0)
-    if existing is None:
-        return [
-            ("create", "function", function.label),
-            ("create", "code", function.digest),
-            ("start", "socket", socket),
-        ]
-    changes: list[Change] = [("update", "function", function.label)]
-    if existing.digest != function.digest:
-        changes.append(("update", "code", function.digest))
-    changes += [
-        ("update", "setting", option.key)
-        for option in STORED.values()
-        if getattr(existing.settings, option.field) != getattr(function.settings, option.field)
-    ]
-    if existing.policy != function.policy:
-        changes.append(("update", "policy", function.label))
-    return changes
-
-
-def warnings(compiled: Compiled | None) -> list[Change]:
-    """What a policy probably does not mean, as rows of a change list."""
-    return [("warning", "policy", str(finding)) for finding in compiled.findings] if compiled else []

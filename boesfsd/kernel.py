@@ -21,7 +21,8 @@ from boesfsd.policy.image import FORMATS, ROW, SHORT_KEY, Image
 MODULE = Path("/sys/module/boesfs")
 PINS = Path("/sys/fs/bpf/boesfs")
 OBJECT = Path("/usr/lib/boesfs/boesfs_policy.bpf.o")
-MAPS = ("table_rows", "table_names", "table_long_names", "tables", "programs", "counts", "kills", "records")
+MAPS = ("table_rows", "table_names", "table_long_names", "tables", "programs", "counts", "kills", "told", "records")
+LATER = {"told"}  # maps that programs of older versions have not
 REPLACE, LOOK = "replace", "look"  # programs
 OWN = "own"  # the directory of the administrator's
 ARRAY, HASH, STRUCT_OPS = 2, 1, 26  # enum bpf_map_type
@@ -178,9 +179,9 @@ def _load(target: Any, pins: Path) -> None:
     known = (pins / "link").exists()
     maps = {name: lib.bpf_object__find_map_by_name(target, name.encode()) for name in MAPS}
     if known:
-        for name, found in maps.items():
+        for name in [name for name in maps if name not in LATER or (pins / name).exists()]:
             with _pinned(pins / name) as fd:
-                _checked(f"{pins / name} does not fit", lib.bpf_map__reuse_fd(found, fd))
+                _checked(f"{pins / name} does not fit", lib.bpf_map__reuse_fd(maps.pop(name), fd))
     _checked("The kernel refuses the policy program", lib.bpf_object__load(target))
     ops = lib.bpf_object__find_map_by_name(target, b"boesfs")
     if known:
@@ -194,8 +195,8 @@ def _load(target: Any, pins: Path) -> None:
         link = lib.bpf_map__attach_struct_ops(ops)
         if link == ffi.NULL:
             raise _failed("The policy program cannot be attached", ffi.errno)
-        for name, found in maps.items():
-            _checked(f"{pins / name} cannot be pinned", lib.bpf_map__pin(found, str(pins / name).encode()))
+    for name, found in maps.items():
+        _checked(f"{pins / name} cannot be pinned", lib.bpf_map__pin(found, str(pins / name).encode()))
     for name in (REPLACE, LOOK):
         program = lib.bpf_object__find_program_by_name(target, name.encode())
         _checked(f"{pins / name} cannot be pinned", lib.bpf_program__pin(program, str(pins / name).encode()))
@@ -292,12 +293,12 @@ class Policies:
         *,
         policy: int,
         kill: int,
-        learn: bool = False,
+        learn: int = 0,
         digest: bytes = bytes(DIGEST),
         programs: Sequence[Executable | None] = (),
     ) -> None:
         """Fill a table that judges nobody, for POLICY. PROGRAMS: the files behind image.programs, None: there is none.
-        Failed: there is no room."""
+        LEARN: nothing is denied, and what would be is told once for this number. Failed: there is no room."""
         self.put_programs(table, programs)
         maps = (
             ("table_rows", ARRAY, 4, ROW, image.rows, INNER_MAP, None),

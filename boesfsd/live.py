@@ -10,8 +10,9 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from boesfsd.changes import warnings
 from boesfsd.errors import BoesError
-from boesfsd.functions import Functions, warnings
+from boesfsd.functions import Functions
 from boesfsd.manifest import POLICY_MAX
 from boesfsd.model import App, Change, Function, Json, PolicyFiles, PolicySource
 from boesfsd.policies import InForce

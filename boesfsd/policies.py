@@ -8,6 +8,7 @@ that fits is found again after a restart and not made again.
 import dataclasses
 import hashlib
 import logging
+import secrets
 import threading
 import time
 from collections import deque
@@ -242,13 +243,27 @@ class Policies:
                     self._retired.append((time.monotonic() + GRACE, table.number))
         self.sweep()
 
+    def learn(self, function: Function, wanted: Wanted) -> int:
+        """Deny nothing of WANTED until it is enforced again, and tell of what rules do not allow; the table's number.
+        Unsupported, InvalidPolicy."""
+        if self.fault:
+            raise self.fault
+        with self._lock:
+            before = self._tables.get(function.uid)
+            session = secrets.randbelow((1 << 32) - 1) + 1
+            current = self._load(function, wanted, secrets.token_bytes(len(wanted.digest)), session)
+            self._tables[function.uid] = current
+            if before:
+                self._retired.append((time.monotonic() + GRACE, before.number))
+        return current.number
+
     def _executables(self, wanted: Wanted) -> list["kernel.Executable | None"]:
         from boesfsd import kernel  # noqa: PLC0415 (as above)
 
         image = self._pack(self.compile(wanted))
         return [kernel.executable(path) for path in _files(image.programs, wanted.made)]
 
-    def _load(self, function: Function, wanted: Wanted, digest: bytes) -> "kernel.Loaded":
+    def _load(self, function: Function, wanted: Wanted, digest: bytes, learn: int = 0) -> "kernel.Loaded":
         from boesfsd import kernel  # noqa: PLC0415 (as above)
 
         compiled = self.compile(wanted)
@@ -258,8 +273,15 @@ class Policies:
         assert self._kernel
         table = self._free.popleft()
         try:
-            kill = compiled.policy.kill
-            self._kernel.put(table, image, policy=function.uid, kill=kill, digest=digest, programs=programs)
+            self._kernel.put(
+                table,
+                image,
+                policy=function.uid,
+                kill=compiled.policy.kill,
+                learn=learn,
+                digest=digest,
+                programs=programs,
+            )
             self._kernel.replace(function.uid, table)
         except BaseException:
             self._release(table)

@@ -21,6 +21,7 @@ enum boesfs_maps_limits {
 	BOESFS_PROGRAMS = 65536,
 	BOESFS_TEXT = 4096, /* with the final NUL */
 	BOESFS_KILLS = 65536, /* remembered, those of the last instances */
+	BOESFS_TOLD = 32768, /* operations that who learns need not be told of again */
 	BOESFS_KILL_PATH = 248,
 };
 
@@ -148,7 +149,7 @@ union boesfs_row {
 /**
  * struct boesfs_table - What is said of a table as a whole.
  * @kill:	the instance ends with the denial after so many; 0: never
- * @learn:	denials are told, and allowed
+ * @learn:	not 0: denials are allowed, and each is told once (of one path) for this number
  * @policy_id:	whose it is; 0: nobody's. This and what follows is for the loader
  * @digest:	of what it was made from
  */
@@ -182,6 +183,13 @@ struct boesfs_count {
 	__u64 untold; /* for want of room in the ring buffer, or because they came too fast */
 	__u64 second; /* of boot time, of the last record */
 	__u64 told;   /* records in that second */
+};
+
+/* What has been told to who learns: an operation, and its paths by their hash. */
+struct boesfs_told_key {
+	__u64 hash;
+	__u32 learn;
+	__u32 op;
 };
 
 /**

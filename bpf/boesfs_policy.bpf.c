@@ -15,6 +15,7 @@
 
 #define EPERM 1
 #define ENOENT 2
+#define EEXIST 17
 #define BIT(op) (1ULL << (op))
 
 /* ------------------------------------------------------------- maps */
@@ -92,6 +93,14 @@ struct {
 	__type(key, __u64);
 	__type(value, struct boesfs_kill);
 } kills SEC(".maps");
+
+/* Who learns asks what is done, and not how often. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, BOESFS_TOLD);
+	__type(key, struct boesfs_told_key);
+	__type(value, __u32);
+} told SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -425,16 +434,33 @@ static __u32 append(struct boesfs_ctx *bc, __u32 which, struct report *report, _
 	return length;
 }
 
-static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct boesfs_count *count)
+/* The key of what a report says. Two that have the same one would be told as one, which is why it is a long hash (FNV-1a). */
+static struct boesfs_told_key key_of(const struct report *report, __u32 end, __u32 learn)
+{
+	struct boesfs_told_key key = { .hash = 0xcbf29ce484222325ULL, .learn = learn, .op = report->record.op };
+	__u32 i;
+
+	key.hash ^= report->record.access;
+	bpf_for(i, 0, 4 * BOESFS_TEXT) {
+		if (i >= end)
+			break;
+		key.hash = (key.hash ^ (__u8)report->strings[i]) * 0x100000001b3ULL;
+	}
+	return key;
+}
+
+/* LEARN as in struct boesfs_table; with it nothing is too fast, for nothing is told twice. */
+static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct boesfs_count *count, __u32 learn)
 {
 	__u64 now = bpf_ktime_get_boot_ns(), size;
+	struct boesfs_told_key key;
 	struct boesfs_record *r;
 	struct report *report;
 	struct room *room;
 	__u32 end;
 	long lost;
 
-	room = count && too_fast(count, now) ? NULL : take_room();
+	room = count && !learn && too_fast(count, now) ? NULL : take_room();
 	if (!room)
 		goto untold;
 	report = &room->report;
@@ -465,6 +491,13 @@ static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct
 	end += r->other_length + 1;
 	r->string_length = append(bc, bc->op == BOESFS_OP_SYMLINK ? BOESFS_STRING_TARGET : BOESFS_STRING_XATTR, report, end);
 	end += r->string_length + 1;
+	if (learn) {
+		key = key_of(report, end, learn);
+		if (bpf_map_update_elem(&told, &key, &learn, BPF_NOEXIST) == -EEXIST) {
+			leave_room(room);
+			return;
+		}
+	}
 	r->untold = count ? count->untold : 0;
 	size = sizeof(*r) + end;
 	if (size > sizeof(*report))
@@ -473,6 +506,8 @@ static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct
 	leave_room(room);
 	if (!lost)
 		return;
+	if (learn)
+		bpf_map_delete_elem(&told, &key);
 untold:
 	if (count)
 		__sync_fetch_and_add(&count->untold, 1);
@@ -497,7 +532,7 @@ static void say_why(struct boesfs_ctx *bc, __u32 rule)
 	leave_room(room);
 }
 
-/* A denial is counted, told, and ends the instance when there were too many. */
+/* A denial is counted, told, and ends the instance when there were too many; it is allowed where somebody learns. */
 static int deny(struct boesfs_ctx *bc, const struct decision *decision)
 {
 	__u32 number = bc->table, rule = decision->condition ? decision->condition->rule : BOESFS_RULE_CLASS;
@@ -506,6 +541,12 @@ static int deny(struct boesfs_ctx *bc, const struct decision *decision)
 	struct boesfs_record said = { .rule = rule, .verdict = -EPERM };
 	__u64 mine;
 
+	if (table && table->learn) {
+		said.verdict = 0;
+		tell(bc, &said, all, table->learn);
+		bc->flags = BOESFS_NOCACHE;
+		return 0;
+	}
 	if (all)
 		said.denials = __sync_fetch_and_add(&all->denials, 1) + 1;
 	if (table && table->kill && (!all || said.denials > table->kill))
@@ -516,17 +557,11 @@ static int deny(struct boesfs_ctx *bc, const struct decision *decision)
 		if (mine > decision->condition->kill)
 			said.killed = 1;
 	}
-	if (table && table->learn) {
-		said.killed = 0;
-		said.verdict = 0;
-	}
-	tell(bc, &said, all);
+	tell(bc, &said, all, 0);
 	if (said.killed) {
 		say_why(bc, rule);
 		bc->flags = BOESFS_KILL;
 	}
-	if (!said.verdict)
-		bc->flags = BOESFS_NOCACHE;
 	return said.verdict;
 }
 
@@ -542,7 +577,7 @@ static int judge(struct boesfs_ctx *bc, struct view *view, __u64 bit)
 	if (decision.condition && decision.condition->flags & BOESFS_CONDITION_AUDIT) {
 		struct boesfs_record said = { .rule = decision.condition->rule };
 
-		tell(bc, &said, count_of(bc, BOESFS_RULE_ANY, 0));
+		tell(bc, &said, count_of(bc, BOESFS_RULE_ANY, 0), 0);
 	}
 	return 0;
 }

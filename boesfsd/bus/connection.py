@@ -415,22 +415,31 @@ class Client:
         kinds = split_signature(method.takes)
         for kind, value in zip(kinds, arguments, strict=True):
             _check_text(member, value if kind != "a{sv}" else list(value.values()))
+        body = [_options(value) if kind == "a{sv}" else value for kind, value in zip(kinds, arguments, strict=True)]
+        told = self._ask(path, interface, member, method.takes, body)
+        return told[0] if len(told) == 1 else told or None
+
+    def get(self, path: str, interface: str, name: str) -> Any:
+        """A property, plain. BoesError as call."""
+        return self._ask(path, PROPERTIES, "Get", "ss", [interface, name])[0]
+
+    def _ask(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> list[Any]:
         message = Message(
             destination=self._name,
             path=path,
             interface=interface,
             member=member,
-            signature=method.takes,
-            body=[_options(value) if kind == "a{sv}" else value for kind, value in zip(kinds, arguments, strict=True)],
+            signature=signature,
+            body=body,
             flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION,
         )
-        reply = self._runner.run(self._ask(message))
+        reply = self._runner.run(self._reply(message))
         if reply.message_type is MessageType.ERROR:
             raise _told(reply.error_name, str(reply.body[0]) if reply.body else "")
-        body = plain(reply.body)
-        return body[0] if len(body) == 1 else body or None
+        found: list[Any] = plain(reply.body)
+        return found
 
-    async def _ask(self, message: Message) -> Message:
+    async def _reply(self, message: Message) -> Message:
         asked = asyncio.ensure_future(self._bus.call(message))
         await asyncio.wait((asked, self._lost), return_when=asyncio.FIRST_COMPLETED)
         if not asked.done():

@@ -15,6 +15,7 @@ from boesfsd.bus.connection import Exported, Service, Variant
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
 from boesfsd.invoke import Route
+from boesfsd.learning import Learning
 from boesfsd.live import Live
 from boesfsd.model import App, Change, Function, Json, Ports
 from boesfsd.policy import questions, records
@@ -138,9 +139,10 @@ class FunctionObject:
 
     interface = f"{NAME}.Function"
 
-    def __init__(self, functions: Functions, route: Route) -> None:
+    def __init__(self, functions: Functions, learning: Learning, route: Route) -> None:
         self._functions = functions
         self._live = Live(functions)
+        self._learning = learning
         self._route = route
 
     def properties(self) -> dict[str, Any]:
@@ -186,6 +188,13 @@ class FunctionObject:
     async def get_policy_table(self) -> list[list[Any]]:
         return await self._live.table(self._route.function)
 
+    async def start_learning(self, seconds: int) -> None:
+        await self._learning.start(self._route.function.id, seconds)
+
+    async def stop_learning(self, given: Json) -> tuple[str, dict[str, Variant]]:
+        policy, numbers = await self._learning.stop(self._route.function.id, given)
+        return policy, {name: Variant("t", value) for name, value in numbers.items()}
+
     async def check_access(self, operation: str, path: str, arguments: list[str], given: Json) -> dict[str, Variant]:
         told = questions.told(await self._live.decide(self._route.function, operation, path, arguments, given))
         rule = told.pop("rule") or {}
@@ -219,8 +228,11 @@ def _rows(changes: list[Change]) -> list[list[str]]:
 class Bus:
     """The objects by path, and the signals that follow from what the use cases report."""
 
-    def __init__(self, functions: Functions, about: Callable[[], dict[str, Any]], check: Any) -> None:
+    def __init__(
+        self, functions: Functions, learning: Learning, about: Callable[[], dict[str, Any]], check: Any
+    ) -> None:
         self._functions = functions
+        self._learning = learning
         self._manager = ManagerObject(functions, about, check)
         self._service = Service(ROOT, self)
         self._changed: set[str] = set()
@@ -251,8 +263,11 @@ class Bus:
             return AppObject(self._functions, self._functions.apps[names[0]])
         if parts[0] == "function" and len(names) == 2:
             function = self._functions.find(names[0], names[1])
-            return FunctionObject(self._functions, self._functions.route(function.id)) if function else None
+            return self._object(self._functions.route(function.id)) if function else None
         return None
+
+    def _object(self, route: Route) -> FunctionObject:
+        return FunctionObject(self._functions, self._learning, route)
 
     def children(self, path: str) -> list[str]:
         prefix = path.rstrip("/") + "/"
@@ -264,7 +279,7 @@ class Bus:
             app_path(app.name): AppObject(self._functions, app) for app in self._functions.apps.values()
         }
         for route in self._functions.router.routes.values():
-            found[function_path(route.function)] = FunctionObject(self._functions, route)
+            found[function_path(route.function)] = self._object(route)
         return found
 
     # --- events
@@ -282,7 +297,7 @@ class Bus:
             self._service.emit(ManagerObject.interface, "FunctionRemoved", function.app.name, function.name)
             self._service.removed(path, FunctionObject.interface)
         elif what == "deployed":
-            exported = FunctionObject(self._functions, self._functions.route(function.id))
+            exported = self._object(self._functions.route(function.id))
             if function.created_at == function.updated_at:
                 self._service.added(path, exported)
             else:
@@ -305,7 +320,7 @@ class Bus:
     def _flush(self, route: Route) -> None:
         self._changed.discard(route.function.id)
         if self._functions.router.routes.get(route.function.id) is route:
-            self._service.changed(function_path(route.function), FunctionObject(self._functions, route), VARYING)
+            self._service.changed(function_path(route.function), self._object(route), VARYING)
 
     def denied(self, told: Told) -> None:
         """What a policy denied, or a rule wants to be told of."""

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from boesfsd import __version__
-from boesfsd.ctl import denials, live, policy, programs
+from boesfsd.ctl import denials, learn, live, policy, programs
 from boesfsd.errors import BoesError
 
 FAULT = 70  # EX_SOFTWARE of sysexits(3)
@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"boesfsctl {__version__}")
     verbs = whole.add_subparsers(metavar="VERB", required=True)
     live.add(policy.add(verbs))
+    learn.add(verbs)
     programs.add(verbs)
     denials.add(verbs)
     return whole

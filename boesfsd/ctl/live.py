@@ -7,15 +7,13 @@ import json
 import sys
 from typing import Any
 
-from boesfsd.bus.connection import Client
 from boesfsd.ctl import policy
+from boesfsd.ctl.daemon import Daemon
 from boesfsd.errors import BoesError
 from boesfsd.manifest import POLICY_MAX
 from boesfsd.model import Json, PolicyBlock, PolicyFiles
 from boesfsd.policy import sources
 
-NAME, ROOT = "org.boesfs.Faas1", "/org/boesfs/Faas1"
-MANAGER, APP, FUNCTION = (f"{NAME}.{kind}" for kind in ("Manager", "App", "Function"))
 DIFFERS = 1
 SIGNS = {"allow": "+", "deny": "-", "depend": "?", "told": "~", "same": "=", "kill": "!"}
 
@@ -82,45 +80,6 @@ def _add_policy(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--none", action="store_true", help="none of its own")
 
 
-class _Daemon:
-    """boesfsd, as its objects on the bus."""
-
-    def __init__(self, whose: str) -> None:
-        self.app, slash, self.function = whose.partition("/")
-        if not self.app or (slash and not self.function):
-            raise BoesError("InvalidArgs", f"{whose}: this is neither APP nor APP/FN", hint="write it as shop/hello")
-        self._client = Client(NAME)
-        self.close = self._client.close
-
-    def ask(self, member: str, *arguments: Any) -> Any:
-        """A call to the function, or to the app if no function is named."""
-        if self.function:
-            return self._client.call(self.path(self.function), FUNCTION, member, *arguments)
-        path = next((path for name, path in self._client.call(ROOT, MANAGER, "ListApps") if name == self.app), None)
-        if path is None:
-            raise BoesError("NoSuchApp", f"There is no app {self.app}")
-        return self._client.call(path, APP, member, *arguments)
-
-    def path(self, function: str) -> str:
-        """Of a function's object."""
-        path: str = self._client.call(ROOT, MANAGER, "GetFunction", self.app, function)
-        return path
-
-    def functions(self) -> dict[str, str]:
-        """Names and objects' paths of those that are meant."""
-        if self.function:
-            return {self.function: self.path(self.function)}
-        return {row[1]: row[4] for row in self._client.call(ROOT, MANAGER, "ListFunctions", self.app)}
-
-    def ask_at(self, path: str, member: str, *arguments: Any) -> Any:
-        """A call to a function's object."""
-        return self._client.call(path, FUNCTION, member, *arguments)
-
-
-def _daemon(given: argparse.Namespace) -> contextlib.closing[_Daemon]:
-    return contextlib.closing(_Daemon(given.whose))
-
-
 def _policy(given: argparse.Namespace) -> tuple[str, Json]:
     """The policy's text and what it takes to read it; the text is empty for none."""
     if given.none:
@@ -142,7 +101,7 @@ def _check_size(*texts: str) -> None:
 
 
 def _show(given: argparse.Namespace) -> int:
-    with _daemon(given) as daemon:
+    with contextlib.closing(Daemon(given.whose)) as daemon:
         if not daemon.function:
             if given.table:
                 raise BoesError("InvalidArgs", f"{given.whose}: an app has no table", hint="name one of its functions")
@@ -190,7 +149,7 @@ def _show_table(rows: list[list[Any]], *, as_json: bool) -> None:
 def _set(given: argparse.Namespace) -> int:
     text, options = _policy(given)
     options |= {name: True for name in ("strict", "dry-run") if getattr(given, name.replace("-", "_"))}
-    with _daemon(given) as daemon:
+    with contextlib.closing(Daemon(given.whose)) as daemon:
         for what, kind, name in daemon.ask("SetPolicy", text, options):
             print(f"Warning: {name}" if what == "warning" else f"{what} {kind} {name}", file=_stream(what))
     return 0
@@ -203,7 +162,7 @@ def _stream(what: str) -> Any:
 def _diff(given: argparse.Namespace) -> int:
     text, options = _policy(given)
     found = []
-    with _daemon(given) as daemon:
+    with contextlib.closing(Daemon(given.whose)) as daemon:
         options |= {} if daemon.function else {"app": True}
         for name, path in daemon.functions().items():
             for place, change, what in daemon.ask_at(path, "ComparePolicy", text, options):
@@ -222,9 +181,8 @@ def _diff(given: argparse.Namespace) -> int:
 
 def _test(given: argparse.Namespace) -> int:
     options = {name: value for name in ("program", "uid") if (value := getattr(given, name)) is not None}
-    with _daemon(given) as daemon:
-        if not daemon.function:
-            raise BoesError("InvalidArgs", f"{given.whose}: this is no APP/FN", hint="write it as shop/hello")
+    with contextlib.closing(Daemon(given.whose)) as daemon:
+        daemon.must_be_function()
         told = daemon.ask("CheckAccess", given.operation, given.path, given.arguments, options)
     rule = {name: told.pop(name) for name in ("file", "line", "column", "text") if name in told}
     return policy.tell({**told, "rule": rule or None}, as_json=given.json)

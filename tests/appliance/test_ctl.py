@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from lab import HELLO, Lab
+from lab import FUNCTION, HELLO, BusError, Lab
 
 POLICY = "rules: [{allow: all, on: /tmp/**}]\n"
 
@@ -44,6 +44,26 @@ def test_what_needs_boesfs_says_so(lab: Lab, app: str, policy: str) -> None:
         status, out, error = boesfsctl(lab, "policy", *words)
         assert (status, out) == (69, ""), (words, error)
         assert "enforcement = boesfs" in error, words
+    status, out, error = boesfsctl(lab, "learn", "--call", "x", label)
+    assert (status, out) == (69, "")
+    assert "enforcement = boesfs" in error
+
+
+def test_what_cannot_be_learned_is_named(lab: Lab, app: str) -> None:
+    function = lab.deploy(app, {"func.py": HELLO})
+    label = f"{app}/{function.name}"
+    for status, said, words in (
+        (4, "nobody", ("--call", "x", f"{app}/nobody")),
+        (2, "no APP/FN", ("--call", "x", app)),
+        (2, "two ways", ("--call", "x", label, "--", "true")),
+        (2, "no number from 1 to 3600", ("--seconds", "0", label)),
+    ):
+        found = boesfsctl(lab, "learn", *words)
+        assert (found[0], found[1]) == (status, ""), (words, found)
+        assert said in found[2], (words, found)
+    bus = lab.bus
+    with pytest.raises(BusError, match="does not learn"):
+        bus.call(function.path, FUNCTION, "StopLearning", "a{sv}", {})
 
 
 def test_what_cannot_be_meant_is_named(lab: Lab, app: str, policy: str) -> None:

@@ -24,7 +24,7 @@ RANKS = (
     {"errors", "model", "config", "documents"},
     {"options", "manifest", "units", "runtimes", "layout", "plan", "policy"},
     {"store", "bundle", "systemd", "network", "kernel", "host", "journal", "notify", "wire"},
-    {"invoke", "functions", "policies", "audit", "live", "programs", "strays"},
+    {"invoke", "functions", "policies", "audit", "changes", "learning", "live", "programs", "strays"},
     {"bus", "web", "ctl"},
     {"daemon", "setup"},
     {"__main__"},

@@ -23,15 +23,19 @@ class Kernel:
         self.judging: dict[int, int] = {}
         self.filled: dict[int, Any] = {}
         self.programs: dict[int, list[Any]] = {}
+        self.learning: dict[int, int] = {}
         self.log: list[str] = []
         self.refuse = ""
 
     def tables(self) -> list[Any]:
         return list(self.filled.values())
 
-    def put(self, table: int, _image: Any, *, policy: int, kill: int, digest: bytes, programs: list[Any]) -> None:
+    def put(
+        self, table: int, _image: Any, *, policy: int, kill: int, learn: int, digest: bytes, programs: list[Any]
+    ) -> None:
         assert table not in self.judging.values(), "a table that judges is not filled"
         self._call("put")
+        self.learning[table] = learn
         self.filled[table] = SimpleNamespace(number=table, policy=policy, digest=digest, kill=kill)
         self.programs[table] = programs
 
@@ -110,6 +114,41 @@ def test_a_policy_is_loaded_once_and_another_takes_its_place(kernel: Kernel) -> 
         assert list(kernel.judging) == [function().uid]
     mine.sweep()
     assert list(kernel.filled) == list(kernel.judging.values())
+
+
+def test_who_learns_has_a_table_that_nothing_fits_and_another_one_each_time(kernel: Kernel) -> None:
+    mine, deployed = started(kernel), under(ONE)
+    enforce(mine, deployed)
+    need = wanted(mine, deployed)
+    assert need
+    sessions = []
+    for _ in range(2):
+        table = mine.learn(deployed, need)
+        assert (kernel.judging[deployed.uid], mine.table_of(deployed)) == (table, table)
+        assert mine.in_force(deployed, table, lambda: need) is None
+        sessions.append(kernel.learning[table])
+        mine.sweep()
+        assert list(kernel.filled) == [table]
+    assert 0 not in sessions
+    assert len(set(sessions)) == 2
+    for restarts in (False, True):
+        mine.learn(deployed, need)
+        after = started(kernel) if restarts else mine
+        enforce(after, deployed)
+        assert kernel.learning[kernel.judging[deployed.uid]] == 0
+        after.sweep()
+        assert list(kernel.filled) == [kernel.judging[deployed.uid]]
+
+
+def test_a_table_to_learn_with_that_cannot_be_loaded_leaves_what_judged(kernel: Kernel) -> None:
+    mine, deployed = started(kernel), under(ONE)
+    enforce(mine, deployed)
+    before, need = dict(kernel.judging), wanted(mine, deployed)
+    assert need
+    kernel.refuse = "replace"
+    with pytest.raises(BoesError):
+        mine.learn(deployed, need)
+    assert (kernel.judging, mine.table_of(deployed)) == (before, before[deployed.uid])
 
 
 def test_after_a_restart_what_fits_is_found_and_what_does_not_is_replaced(kernel: Kernel) -> None:

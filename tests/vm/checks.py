@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import learn_checks  # noqa: F401 (as the next)
 import limits_checks  # noqa: F401 (their checks are in the list by that)
 import policy_checks  # noqa: F401
 from bench import CHECKS, Bench

@@ -3,6 +3,7 @@
 machine with cgroup v1 cannot show, and files as BoesFS shows them. One boot; each check that is made in there is a test
 here."""
 
+import learn_checks  # noqa: F401 (as the next)
 import limits_checks  # noqa: F401 (their checks are in the list by that)
 import policy_checks  # noqa: F401
 import pytest
@@ -21,7 +22,7 @@ def test_on_a_kernel_of_its_own(report: Report, name: str) -> None:
     holds(report, name)
 
 
-@pytest.mark.parametrize("name", names("policy_checks"))
+@pytest.mark.parametrize("name", [*names("policy_checks"), *names("learn_checks")])
 def test_with_boesfs(report: Report, name: str) -> None:
     holds(report, name)
 

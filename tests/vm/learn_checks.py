@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a function does, told by the kernel, and the policy that is learned from it. Runs inside the VM."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import PATIENCE, Bench, ask, check
+from lab import FUNCTION, Deployed, wait_for
+from policy_checks import DENIED, POLICY, TRY, boesfsctl, deploy, inside, refused, told
+
+LEARNED = Path("/srv/learned.yaml")
+WORK = """
+import fractions, tempfile
+def work():
+    with tempfile.NamedTemporaryFile(suffix=".json", delete=False) as file:
+        file.write(b"x")
+    os.rename(file.name, "/tmp/kept.json")
+    os.mkdir("/tmp/made")
+    for number in range(4):
+        open(f"/tmp/made/part{number}", "w").close()
+    os.chmod("/tmp/kept.json", 0o600)
+    os.symlink("/function/public", "/tmp/link")
+    os.listdir("/usr/share/common-licenses")
+    return [read("/function/secret"), read("/tmp/link"), os.listdir("/tmp/made")]
+result = attempt(work)
+subprocess.run(["/usr/bin/rm", "-r", "/tmp/made", "/tmp/kept.json", "/tmp/link"], check=True)
+"""
+
+
+def learn(bench: Bench, *words: str) -> list[str]:
+    """`boesfsctl learn` with WORDS, which end well: its lines."""
+    done = bench.lab.machine.run("boesfsctl", "learn", *words)
+    return (done.stdout + done.stderr).splitlines()
+
+
+def anew(bench: Bench, function: Deployed) -> None:
+    """The next call meets a new instance."""
+    bench.lab.bus.call(function.path, FUNCTION, "Stop")
+    bench.lab.bus.call(function.path, FUNCTION, "Start")
+
+
+@check
+def what_a_function_does_is_learned_and_the_policy_allows_that_and_no_more(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    whose, call = f"{function.app}/{function.name}", TRY + WORK
+    assert inside(function, "read('/function/secret')") == DENIED
+    lines = learn(bench, "-o", str(LEARNED), "--call", call, "--call", call, whose)
+    assert lines[-3:-1] == ["Call 1: 200 OK", "Call 2: 200 OK"], lines[-3:]
+    assert not [line for line in lines if "Warning" in line], lines
+    policy = LEARNED.read_text()
+    shown = lines[lines.index(f"+++ {whose} (learned)") + 2 : -3]
+    assert [line[1:] for line in shown if line[:1] in ("+", " ")] == policy.splitlines(), shown[:20]
+    assert [line[1:] for line in shown if line[:1] in ("-", " ")] == POLICY.splitlines(), shown[:20]
+    for place in (
+        '"${CODE}/secret"\n',
+        '"${TMP}/tmp*.json"  # a name that looks made up\n',
+        '"${TMP}/made/**"  # a directory that it made\n',
+        '"${TMP}/kept.json"\n',
+        '"/usr/lib/python3.13/**"  # ',
+    ):
+        assert f"      - {place}" in policy, policy
+    assert inside(function, "read('/function/secret')") == DENIED  # its own policy judges again
+    assert boesfsctl(bench, f"set --strict -f {LEARNED} {whose}") == (0, [f"update policy {whose}"])
+    begun = len(told(bench, function))
+    for _ in range(2):
+        anew(bench, function)
+        answer = ask(function, call)
+        assert answer.status == 200, answer.text
+        found: Any = answer.json
+        assert (found[:2], sorted(found[2])) == (["s", "p"], [f"part{n}" for n in range(4)]), found
+    assert len(told(bench, function)) == begun
+    planted = "[read('/usr/share/common-licenses/GPL-3'), attempt(lambda: os.mkdir('/tmp/other')), read('/etc/group')]"
+    assert inside(function, planted) == [DENIED] * 3, policy
+    function.remove()
+
+
+@check
+def a_command_may_make_the_calls_and_exact_is_what_was_seen(bench: Bench) -> None:
+    function = deploy(bench, POLICY, name="calling")
+    whose = f"{function.app}/{function.name}"
+    command = ["curl", "-sf", "--max-time", "130", "-d", f"{TRY}\nresult = read('/function/secret')", function.url]
+    lines = learn(bench, "--exact", "--seconds", "200", whose, "--", *command)
+    assert [line for line in lines if line.endswith('"s"curl ended with status 0')], lines
+    assert '+      - "${CODE}/secret"' in lines, lines
+    assert not [line for line in lines if "**" in line and line.startswith("+")], lines
+    done = bench.lab.machine.run("boesfsctl", "learn", whose, "--", "/nowhere/at-all", check=False)
+    assert (done.returncode, done.stderr) == (2, "boesfsctl: /nowhere/at-all: No such file or directory\n"), done
+    assert inside(function, "read('/function/secret')") == DENIED
+    function.remove()
+
+
+@check
+def learning_ends_by_itself_and_with_boesfsd_and_with_another_policy(bench: Bench) -> None:
+    function = deploy(bench, POLICY)
+    bus = bench.lab.bus
+
+    def start(seconds: int) -> None:
+        bus.call(function.path, FUNCTION, "StartLearning", "u", seconds)
+
+    def stop() -> Any:
+        return bus.call(function.path, FUNCTION, "StopLearning", "a{sv}", {})
+
+    for seconds in (0, 3601):
+        assert refused(lambda seconds=seconds: start(seconds)).name.endswith(".InvalidArgs")  # type: ignore[misc]
+    assert "does not learn" in str(refused(stop))
+    start(3600)
+    assert "learns already" in str(refused(lambda: start(5)))
+    assert inside(function, "read('/function/secret')") == "s"
+    bench.lab.machine.run("systemctl", "restart", "boesfsd")
+    assert inside(function, "read('/function/secret')") == DENIED
+    assert "does not learn" in str(refused(stop))
+    start(1)
+    time.sleep(1)
+    wait_for(lambda: inside(function, "read('/function/secret')") == DENIED, PATIENCE)
+    stop()
+    start(3600)
+    bus.call(function.path, FUNCTION, "SetPolicy", "sa{sv}", POLICY + "# another\n", {})
+    assert inside(function, "read('/function/secret')") == DENIED
+    assert "got another policy" in str(refused(stop))
+    start(3600)
+    bench.lab.machine.run("kill", "-9", str(bench.lab.daemon_pid()))
+    wait_for(
+        lambda: bench.lab.machine.run("systemctl", "is-active", "boesfsd", check=False).stdout == "active\n", PATIENCE
+    )
+    assert inside(function, "read('/function/secret')") == DENIED
+    function.remove()
