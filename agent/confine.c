@@ -28,6 +28,9 @@
  */
 enum {
 	FS_EXECUTE = 1 << 0, FS_WRITE_FILE = 1 << 1, FS_READ_FILE = 1 << 2, FS_READ_DIR = 1 << 3,
+	FS_REMOVE_DIR = 1 << 4, FS_REMOVE_FILE = 1 << 5, FS_MAKE_CHAR = 1 << 6, FS_MAKE_DIR = 1 << 7,
+	FS_MAKE_REG = 1 << 8, FS_MAKE_SOCK = 1 << 9, FS_MAKE_FIFO = 1 << 10, FS_MAKE_BLOCK = 1 << 11,
+	FS_MAKE_SYM = 1 << 12,
 	FS_ABI1 = (1 << 13) - 1,
 	FS_REFER = 1 << 13,		/* ABI 2 */
 	FS_TRUNCATE = 1 << 14,		/* ABI 3 */
@@ -36,6 +39,13 @@ enum {
 	SCOPE_ABSTRACT_UNIX = 1 << 0, SCOPE_SIGNAL = 1 << 1,	/* ABI 6 */
 	RULE_PATH = 1, RULE_PORT = 2,
 	FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE | FS_IOCTL_DEV,
+};
+
+/* The letters of rights in plans. */
+static const char right_letters[] = "rlxwtfdsnuemi";
+static const uint64_t right_bits[] = {
+	FS_READ_FILE, FS_READ_DIR, FS_EXECUTE, FS_WRITE_FILE, FS_TRUNCATE, FS_MAKE_REG, FS_MAKE_DIR, FS_MAKE_SYM,
+	FS_MAKE_CHAR | FS_MAKE_SOCK | FS_MAKE_FIFO | FS_MAKE_BLOCK, FS_REMOVE_FILE, FS_REMOVE_DIR, FS_REFER, FS_IOCTL_DEV,
 };
 
 struct ruleset_attr { uint64_t fs, net, scoped; };
@@ -184,19 +194,19 @@ int step_allow(struct build *build, const char *rights, const char *path)
 	if (build->ruleset < 0)
 		return 0;
 	for (const char *right = rights; *right; right++) {
-		switch (*right) {
-		case 'r': rule.allowed |= FS_READ_FILE | FS_READ_DIR; break;
-		case 'w': rule.allowed |= FS_ABI1 & ~(FS_EXECUTE | FS_READ_FILE | FS_READ_DIR); break;
-		case 'x': rule.allowed |= FS_EXECUTE; break;
-		default: errno = EINVAL; return -1;
+		const char *known = strchr(right_letters, *right);
+
+		if (!known) {
+			errno = EINVAL;
+			return -1;
 		}
+		rule.allowed |= right_bits[known - right_letters];
 	}
-	if (strchr(rights, 'w'))
-		rule.allowed |= fs_rights(build->abi) & (FS_REFER | FS_TRUNCATE | FS_IOCTL_DEV);
-	/* not fstat(2): a policy may let nobody do that here */
-	rule.parent = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	rule.allowed &= fs_rights(build->abi);
+	/* not fstat(2): a policy may let nobody do that here; a link has no rights, and what it leads to has its own */
+	rule.parent = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (rule.parent < 0 && errno == ENOTDIR) {
-		rule.parent = open(path, O_PATH | O_CLOEXEC);
+		rule.parent = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		rule.allowed &= FILE_RIGHTS;
 	}
 	if (rule.parent < 0)

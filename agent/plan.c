@@ -128,7 +128,7 @@ int plan_read(struct plan *plan, const char *file)
 		return fail(plan, file, 0, "out of memory");
 	rest = text;
 	line = strsep(&rest, "\n");
-	if (strcmp(line, "boesfs-plan\t3"))
+	if (strcmp(line, "boesfs-plan\t4"))
 		return fail(plan, file, number, "not a plan of version 3; restart boesfsd to render it anew");
 	while ((line = strsep(&rest, "\n"))) {
 		number++;

@@ -3,7 +3,7 @@
 #define BOESFS_PLAN_H
 /*
  * A plan is what boesfsd decided and the agent executes: text, one operation a line, fields separated by tabs,
- * with \t, \n and \\ as escapes. The first line is "boesfs-plan 3". Operations run in the order they are written;
+ * with \t, \n and \\ as escapes. The first line is "boesfs-plan 4". Operations run in the order they are written;
  * boesfsd/plan.py writes them and documents each one.
  */
 #include <stddef.h>
@@ -32,7 +32,7 @@ enum plan_op {
 	OP_RLIMIT,		/* rlimit NAME NUMBER */
 	OP_DROP,		/* drop: own user namespace, no capabilities, no_new_privs */
 	OP_LANDLOCK,		/* landlock required|optional|off: begin a ruleset */
-	OP_ALLOW,		/* allow RIGHTS PATH: r, w, x below PATH */
+	OP_ALLOW,		/* allow RIGHTS PATH: Landlock's, of PATH and all below; a letter each, see confine.c */
 	OP_PORTS,		/* ports connect|bind NUMBER...: the only TCP ports */
 	OP_RESTRICT,		/* restrict: enforce the ruleset */
 	OP_SECCOMP,		/* seccomp PATH: a compiled filter */
@@ -42,7 +42,7 @@ enum plan_op {
 	OP_COUNT,
 };
 
-enum { PLAN_MAX_BYTES = 1 << 20, PLAN_VERSION = 3 };
+enum { PLAN_MAX_BYTES = 1 << 20, PLAN_VERSION = 4 };
 
 struct step {
 	enum plan_op op;

@@ -22,6 +22,7 @@ class Config:
     log_level: str = "info"
     enforcement: str = "landlock"
     landlock: str = "required"
+    stricter: bool = False
     uid_range: tuple[int, int] = (1_879_048_192, 1_879_113_727)
     init_timeout: int = 5
     max_request_size: int = 100 << 20
@@ -37,6 +38,10 @@ def _choice(*allowed: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _is_yes(text: str) -> bool:
+    return _choice("yes", "no")(text) == "yes"
 
 
 def _number(low: int, high: int) -> Callable[[str], int]:
@@ -66,6 +71,7 @@ KEYS: dict[str, Callable[[str], object]] = {
     "log-level": _choice(*LEVELS),
     "enforcement": _choice("boesfs", "landlock"),
     "landlock": _choice("required", "optional"),
+    "stricter": _is_yes,
     "uid-range": _uid_range,
     "init-timeout": _number(1, 300),
     "max-request-size": _size,

@@ -217,7 +217,7 @@ class Daemon:
             return ("enforcement", "error", f"No function can start: {fault.message}", fault.hint)
         if policies.enforcement == "boesfs":
             return ("enforcement", "ok", "Files come through BoesFS, under a policy", "")
-        return ("enforcement", "ok", "Files are what Landlock allows; policies are refused", "")
+        return ("enforcement", "ok", "Files are what Landlock allows; not every policy can be kept so", "")
 
 
 async def _run(state: Path) -> int:

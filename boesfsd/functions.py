@@ -68,7 +68,7 @@ class Functions(Slots):
             self._bundles.limits, size=config.max_code_size, files=config.max_code_files
         )
         self._host = host.facts(config, self._runtimes)
-        self.policies.configure(config.enforcement)
+        self.policies.configure(config.enforcement, stricter=config.stricter)
 
     async def reconfigure(self, config: Config) -> None:
         """Take new settings and render all plans anew; instances that run keep what they started with."""
@@ -335,7 +335,9 @@ class Functions(Slots):
         if not code.is_dir():
             raise BoesError("Failed", f"The code of {function.label} ({code}) is missing", hint="deploy it again")
         runtime, made = self._layout(function)
-        self.policies.enforce(function, self.policies.wanted(function, runtime, made))
+        wanted = self.policies.wanted(function, runtime, made)
+        made = self.policies.layout(wanted, made)
+        self.policies.enforce(function, wanted)
         if self._config.enforcement == "boesfs" and not plan.governs(plan.path(function.id)):
             self._unjudged.add(function.id)
         host.write(plan.path(function.id), plan.render(function, runtime, made, self._host))

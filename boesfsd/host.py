@@ -4,13 +4,17 @@
 import asyncio
 import os
 import shutil
+import stat
 import subprocess
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
 from boesfsd.layout import OPTIONAL, Host
 from boesfsd.plan import NETNS, netns
+from boesfsd.policy.landlock import Look
+from boesfsd.policy.places import split
 from boesfsd.runtimes import Runtime
 from boesfsd.units import CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
 
@@ -43,6 +47,30 @@ def facts(config: Config, runtimes: dict[str, Runtime]) -> Host:
         files=frozenset(path for path in optional if Path(path).exists()),
         enforcement=config.enforcement,
     )
+
+
+def looking(trees: Mapping[str, str], hidden: Collection[str]) -> Look:
+    """A look at what trees of the host have, by their places inside; HIDDEN directories are empty."""
+
+    def look(path: tuple[bytes, ...]) -> list[bytes] | bytes | None:
+        inside = "/" + os.fsdecode(b"/".join(path))
+        if inside in hidden:
+            return []
+        target = max((target for target in trees if f"{inside}/".startswith(f"{target}/")), key=len)
+        place = os.fsencode(trees[target] + inside.removeprefix(target))
+        try:
+            return sorted(os.listdir(place)) if path == split(target.encode()) else _inside(place)
+        except NotADirectoryError:
+            return None
+
+    return look
+
+
+def _inside(place: bytes) -> list[bytes] | bytes | None:
+    mode = os.lstat(place).st_mode
+    if stat.S_ISLNK(mode):
+        return os.readlink(place)
+    return sorted(os.listdir(place)) if stat.S_ISDIR(mode) else None
 
 
 def write(file: Path, text: str) -> bool:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a function's sandbox is made of, piece by piece, and what its policy has to know of that."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from boesfsd.errors import BoesError
 from boesfsd.model import Function
 from boesfsd.policy import operations, places
+from boesfsd.policy.landlock import Confined, Look, Tree
 from boesfsd.policy.rules import PLATFORM, Origin, Part, Rule, Verdict
 from boesfsd.policy.sources import Sandbox, called
 from boesfsd.runtimes import Runtime
@@ -46,13 +48,20 @@ class Host:
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where it has what. TREES and COPIES: directories and files of the host, by their place inside; LINKS: their
-    targets; TEXTS: files of its own; HIDDEN: directories of the host that are empty inside."""
+    targets; TEXTS: files of its own; HIDDEN: directories of the host that are empty inside.
+
+    Where a policy is kept without BoesFS (confined): FILES of the host, directories that are MADE, places of ours that
+    are CLOSED, empty and read-only, and Landlock's RIGHTS by path; None: those of all sandboxes."""
 
     trees: dict[str, str]
     copies: dict[str, str]
     links: dict[str, str]
     texts: dict[str, str]
     hidden: tuple[str, ...]
+    files: dict[str, str] = field(default_factory=dict)
+    made: tuple[str, ...] = ()
+    closed: tuple[str, ...] = ()
+    rights: dict[str, str] | None = None
 
     @property
     def mounts(self) -> list[str]:
@@ -63,7 +72,8 @@ class Layout:
     @property
     def directories(self) -> list[str]:
         """What has to be there for all this, each with its parents before it. What a tree has is not among them."""
-        return _with_parents([*self.trees, "/etc", TMP, PROC, SHM, LISTENER])
+        files = (str(PurePosixPath(path).parent) for path in (*self.files, *self.links))
+        return _with_parents([*self.trees, *self.made, *files, "/etc", TMP, PROC, SHM, LISTENER, CODE])
 
 
 def layout(function: Function, runtime: Runtime, code: Path, host: Host) -> Layout:
@@ -78,14 +88,62 @@ def layout(function: Function, runtime: Runtime, code: Path, host: Host) -> Layo
     return Layout(trees, copies, {**runtime.links, **DEVICE_LINKS}, _etc(function), hidden)
 
 
+def confined(made: Layout, kept: Confined) -> Layout:
+    """What of MADE is there for a policy that is kept without BoesFS. InvalidPolicy: a name cannot be told to the
+    agent."""
+
+    def source(path: str) -> str:
+        target = max((target for target in made.trees if f"{path}/".startswith(f"{target}/")), key=len)
+        return made.trees[target] + path.removeprefix(target)
+
+    pieces = {_path(path): whole for path, whole in kept.pieces.items()}
+    seen = {_path(path) for path in kept.files}
+    return Layout(
+        trees={path: source(path) for path, whole in pieces.items() if whole},
+        copies={path: text for path, text in made.copies.items() if path in seen or path == LOADER_CACHE},
+        links=made.links
+        | {_path(path): target.decode("utf-8", "surrogateescape") for path, target in kept.links.items()},
+        texts={path: text for path, text in made.texts.items() if path in seen},
+        hidden=tuple(
+            path for path in made.hidden if any(f"{path}/".startswith(f"{piece}/") for piece in pieces if pieces[piece])
+        ),
+        files={path: source(path) for path, whole in pieces.items() if not whole},
+        made=tuple(map(_path, kept.made)),
+        closed=tuple(path for path in (SHM, TMP) if places.split(path.encode()) not in kept.free),
+        rights={_path(path): rights for path, rights in kept.rights.items()},
+    )
+
+
+def tree(made: Layout, look: Look) -> Tree:
+    """What a policy chooses from."""
+    trees, free, files = (
+        tuple(places.split(path.encode()) for path in paths)
+        for paths in (made.trees, (SHM, TMP), (*made.texts, *(path for path in made.copies if path != LOADER_CACHE)))
+    )
+    return Tree(look, trees, free, files, (places.split(CODE.encode()),))
+
+
+def _path(path: tuple[bytes, ...]) -> str:
+    whole = b"/" + b"/".join(path)
+    try:
+        return whole.decode()
+    except UnicodeDecodeError as error:
+        problem = f"{whole.decode(errors='backslashreplace')}: this name is not UTF-8"
+        raise BoesError("InvalidPolicy", problem, hint="rename it, or do not tell it apart from others") from error
+
+
+FILES = ("/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf")
+
+
 def _etc(function: Function) -> dict[str, str]:
     name, uid = "function", function.uid
-    return {
-        "/etc/passwd": f"root:x:0:0::/:/bin/false\n{name}:x:{uid}:{uid}::{TMP}:/bin/sh\n",
-        "/etc/group": f"root:x:0:\n{name}:x:{uid}:\n",
-        "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
-        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-    }
+    texts = (
+        f"root:x:0:0::/:/bin/false\n{name}:x:{uid}:{uid}::{TMP}:/bin/sh\n",
+        f"root:x:0:\n{name}:x:{uid}:\n",
+        "127.0.0.1 localhost\n::1 localhost\n",
+        "passwd: files\ngroup: files\nhosts: files dns\n",
+    )
+    return dict(zip(FILES, texts, strict=True))
 
 
 def _with_parents(paths: list[str]) -> list[str]:

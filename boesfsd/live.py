@@ -161,7 +161,7 @@ class Live:
             await self._functions.store.put_function(existing)
             await asyncio.to_thread(self._functions.render, existing)
             raise
-        self._changed(function)
+        await self._changed(function)
 
     async def _keep_app(self, app: App, existing: App, functions: list[Function]) -> None:
         await self._functions.store.put_app_policy(app)
@@ -175,10 +175,12 @@ class Live:
             raise
         self._functions.apps[app.name] = app
         for function in functions:
-            self._changed(function)
+            await self._changed(function)
 
-    def _changed(self, function: Function) -> None:
-        self._functions.router.put(function, set())
+    async def _changed(self, function: Function) -> None:
+        route = self._functions.router.put(function, set())
+        if self._functions.policies.enforcement != "boesfs":  # what a sandbox has is told when it is made
+            await self._functions.renew(route)
         self._functions.on_function(function, "policy")
 
     async def _check(self, functions: Iterable[Function], given: Json) -> list[Change]:

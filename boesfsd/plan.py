@@ -7,7 +7,7 @@ seccomp, exec. The agent refuses to exec when one of them is missing.
 
 from pathlib import Path
 
-from boesfsd.layout import CERTIFICATES, CODE, DEVICES, LISTENER, PROC, SHM, TMP, Host, Layout
+from boesfsd.layout import CERTIFICATES, CODE, DEVICES, LISTENER, LOADER_CACHE, PROC, SHM, TMP, Host, Layout
 from boesfsd.model import Function
 from boesfsd.options import MIB
 from boesfsd.runtimes import Runtime
@@ -19,6 +19,8 @@ FILTER = "/usr/lib/boesfs/function.bpf"
 BOESFSD = "boesfsd"  # the program of all policies of rules
 SKELETON_BYTES = 4 * MIB
 SHM_BYTES = 16 * MIB
+
+READ, WRITE = "rl", "wtfdsnuemi"  # Landlock's rights, see agent/plan.h
 
 Step = tuple[str, ...]
 
@@ -49,7 +51,7 @@ def render(function: Function, runtime: Runtime, layout: Layout, host: Host) -> 
         *_confinement(function, layout, host),
         *_program(function, runtime),
     ]
-    return "boesfs-plan\t3\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
+    return "boesfs-plan\t4\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
 
 
 def _escape(field: str) -> str:
@@ -82,6 +84,7 @@ def _skeleton(layout: Layout) -> list[Step]:
         *(("link", target, link) for link, target in layout.links.items()),
         *(("file", file, "0444", text) for file, text in layout.texts.items()),
         *(("copy", source, file) for file, source in layout.copies.items()),
+        *(("file", file, "0444", "") for file in layout.files),
         *(("file", f"/dev/{name}", "0444", "") for name in DEVICES),
     ]
 
@@ -90,7 +93,7 @@ def _bound(function: Function, layout: Layout) -> list[Step]:
     """All pieces as they are."""
     return [
         *_skeleton(layout),
-        *(("bind", source, target) for target, source in layout.trees.items()),
+        *(("bind", source, target) for target, source in (*layout.trees.items(), *layout.files.items())),
         *_mounts(function, layout),
         ("pivot",),
     ]
@@ -115,8 +118,10 @@ def _mounts(function: Function, layout: Layout) -> list[Step]:
     return [
         *(("hide", directory) for directory in layout.hidden),
         *(("device", name) for name in DEVICES),
-        ("tmpfs", SHM, str(SHM_BYTES), "1777"),
-        ("tmpfs", TMP, str(function.settings.tmp_size * MIB), "1777"),
+        *(
+            ("hide", path) if path in layout.closed else ("tmpfs", path, str(size), "1777")
+            for path, size in ((SHM, SHM_BYTES), (TMP, function.settings.tmp_size * MIB))
+        ),
         ("proc", PROC),
         ("listener", LISTENER),
     ]
@@ -134,17 +139,22 @@ def _confinement(function: Function, layout: Layout, host: Host) -> list[Step]:
         ("rlimit", "core", "0"),
         ("drop",),
         ("rlimit", "nproc", str(settings.tasks)),
-        ("landlock", host.landlock),
+        ("landlock", host.landlock if layout.rights is None else "required"),  # without it a policy were not kept
         *ports,
-        *(("allow", "rx", target) for target in layout.trees if target not in CERTIFICATES),
-        ("allow", "r", "/etc"),
-        ("allow", "rw", "/dev"),
-        ("allow", "rw", PROC),
-        ("allow", "rwx", TMP),
-        ("allow", "rw", LISTENER),
+        *(("allow", rights, path) for path, rights in _rights(layout).items()),
+        ("allow", READ + WRITE, PROC),
+        ("allow", READ + WRITE, LISTENER),
         ("restrict",),
         ("seccomp", FILTER),
     ]
+
+
+def _rights(layout: Layout) -> dict[str, str]:
+    if layout.rights is not None:
+        own = dict.fromkeys(layout.copies.keys() & {LOADER_CACHE}, "r") | layout.rights
+        return own | {f"/dev/{name}": READ + WRITE for name in DEVICES}
+    trees = {target: f"{READ}x" for target in layout.trees if target not in CERTIFICATES}
+    return trees | {"/etc": READ, "/dev": READ + WRITE, TMP: f"{READ}{WRITE}x"}
 
 
 def environment(function: Function, runtime: Runtime) -> dict[str, str]:

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from boesfsd import host
 from boesfsd.config import CONF
 from boesfsd.errors import BoesError
-from boesfsd.layout import VARIABLES, Layout, sandbox
+from boesfsd.layout import VARIABLES, Layout, confined, sandbox, tree
 from boesfsd.model import Function, PolicyBlock, PolicyProgram, PolicySource
-from boesfsd.policy import findings, sources
+from boesfsd.policy import findings, landlock, sources
 from boesfsd.policy.image import Image, pack
 from boesfsd.policy.judge import Judge
+from boesfsd.policy.landlock import Confined, Kept
 from boesfsd.policy.sources import Compiled, Sandbox
 from boesfsd.policy.table import Request, TooLargeError
 from boesfsd.runtimes import Runtime
@@ -107,12 +109,13 @@ class Policies:
         self._compiled: dict[bytes, Compiled] = {}
         self._in_force: dict[int, InForce] = {}
         self._leaving: dict[int, float] = {}
-        self.enforcement = ""
+        self.enforcement, self.stricter = "", False
         self.fault: BoesError | None = None
         """Why there is no BoesFS though it is wanted."""
 
-    def configure(self, enforcement: str) -> None:
-        """Take the setting, and find what is loaded already."""
+    def configure(self, enforcement: str, *, stricter: bool = False) -> None:
+        """Take the settings, and find what is loaded already. STRICTER: without BoesFS a policy may be kept so."""
+        self.stricter = stricter
         if self._kernel and enforcement == self.enforcement:
             return
         self.enforcement, self.fault = enforcement, None
@@ -153,30 +156,19 @@ class Policies:
         """An app's policy, before there is a function. InvalidPolicy, Unsupported."""
         if policy is None:
             return
-        self._check_enforcement("An app")
         if isinstance(policy, PolicyProgram):
             self._check_program("The app", policy.program)
             return
         sources.compile_sources(policy, None, Sandbox(VARIABLES))
 
-    def _check_enforcement(self, whose: str) -> None:
-        if self.enforcement != "boesfs":
-            raise BoesError(
-                "Unsupported",
-                f"{whose} has a policy, and enforcement = {self.enforcement} cannot keep it",
-                hint="set enforcement = boesfs in boesfsd.conf, or leave the policy out",
-            )
-
     def wanted(self, function: Function, runtime: Runtime, made: Layout) -> Wanted | None:
-        """None: the setting is not to enforce policies, and there is none. Unsupported, InvalidPolicy."""
+        """None: it has none, and the host has none for it; or a program. Unsupported, InvalidPolicy."""
         named = function.app.policy or function.policy
-        if named:
-            self._check_enforcement(function.label)
         _check_alone(function)
         if function.program:
             self._check_program(function.label, function.program)
             return None
-        if self.enforcement != "boesfs":
+        if self.enforcement != "boesfs" and not named:
             return None
         own = function.policy if named else host_default()
         return Wanted(function.app.policy, own, sandbox(function, runtime, made), made)
@@ -185,6 +177,9 @@ class Policies:
         """InvalidPolicy: it is not there."""
         if self.fault:
             raise self.fault
+        if self.enforcement != "boesfs":
+            problem = f"{whose} has the policy program {program}, and enforcement = {self.enforcement} has none"
+            raise BoesError("Unsupported", problem, hint="set enforcement = boesfs in boesfsd.conf")
         from boesfsd import kernel  # noqa: PLC0415 (libbpf is there only where BoesFS is)
 
         if program not in kernel.own_programs():
@@ -207,10 +202,36 @@ class Policies:
         if self.fault:
             raise self.fault
         compiled = self.compile(wanted)
+        if self.enforcement != "boesfs":
+            kept = self._kept(wanted)
+            stricter = tuple(told.finding for told in kept.told if told.rule and told.kept is not Kept.EXACT)
+            return dataclasses.replace(compiled, findings=(*compiled.findings, *stricter))
         image = self._pack(compiled)
         found = zip(image.programs, self._executables(wanted), strict=True) if image.programs else ()
         missing = {path for path, executable in found if executable is None}
         return dataclasses.replace(compiled, findings=(*compiled.findings, *findings.missing(compiled.policy, missing)))
+
+    def layout(self, wanted: Wanted | None, made: Layout) -> Layout:
+        """The sandbox MADE, as WANTED has it: without BoesFS, a policy is kept by what is there at all, and by
+        Landlock. InvalidPolicy: it cannot be kept."""
+        if wanted is None or self.enforcement == "boesfs":
+            return made
+        return confined(made, self._kept(wanted))
+
+    def _kept(self, wanted: Wanted) -> Confined:
+        """InvalidPolicy: not at all, or more strictly than the administrator wants."""
+        look = host.looking(wanted.made.trees, wanted.made.hidden)
+        kept = landlock.confine(self.compile(wanted).policy, tree(wanted.made, look))
+        for kind, hint in (
+            (Kept.IMPOSSIBLE, "set enforcement = boesfs in boesfsd.conf, or change the policy"),
+            (Kept.STRICTER, "set stricter = yes in boesfsd.conf to have it so, or enforcement = boesfs"),
+        ):
+            found = [told for told in kept.told if told.kept is kind]
+            if found and not (kind is Kept.STRICTER and self.stricter):
+                more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+                problem = f"Without BoesFS a policy cannot be kept as it is: {found[0]}{more}"
+                raise BoesError("InvalidPolicy", problem, hint=hint)
+        return kept
 
     def enforce(self, function: Function, wanted: Wanted | None) -> None:
         """From now on WANTED judges the function's instances, those that run too. What is loaded already stays, but for
@@ -222,6 +243,8 @@ class Policies:
             return
         if self.fault:
             raise self.fault
+        if self.enforcement != "boesfs":
+            return
         with self._lock:
             assert self._kernel
             self._leaving.pop(function.uid, None)

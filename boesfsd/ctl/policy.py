@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from boesfsd import host, layout, runtimes
 from boesfsd.errors import BoesError
 from boesfsd.layout import VARIABLES
 from boesfsd.model import Json, PolicyFiles, PolicySource
-from boesfsd.policy import block, questions, sources
+from boesfsd.policy import block, landlock, questions, sources
+from boesfsd.policy.landlock import Kept
 from boesfsd.policy.sources import Compiled, Sandbox
 
 DENIED = 1
@@ -43,6 +45,11 @@ def add(verbs: Any) -> Any:
     add_files(verify)
     _add_sandbox(verify)
     verify.add_argument("--strict", action="store_true", help="take warnings for errors")
+    verify.add_argument(
+        "--landlock",
+        metavar="RUNTIME",
+        help="say too how each rule is kept without BoesFS, for functions of this runtime: exact, stricter, impossible",
+    )
     verify.set_defaults(serve=_verify)
     schema = mine.add_parser(
         "schema",
@@ -140,7 +147,18 @@ def _verify(given: argparse.Namespace) -> int:
         f"{len(compiled.policy.rules)} rules, {len(table.states)} states, {len(table.edges)} names, "
         f"{len(compiled.findings)} warnings"
     )
-    return 0
+    return _tell_kept(compiled, given) if given.landlock else 0
+
+
+def _tell_kept(compiled: Compiled, given: argparse.Namespace) -> int:
+    """How each rule is kept without BoesFS, with the code that is beside a func.yaml."""
+    known = runtimes.find(runtimes.load(), given.landlock)
+    beside = {layout.CODE: str(given.file.parent)} if given.file and given.file.name == "func.yaml" else {}
+    made = layout.Layout(known.binds | beside, {}, known.links, dict.fromkeys(layout.FILES, ""), known.hide)
+    kept = landlock.confine(compiled.policy, layout.tree(made, host.looking(made.trees, made.hidden)))
+    for told in kept.told:
+        print(told)
+    return 2 if any(told.kept is Kept.IMPOSSIBLE for told in kept.told) else 0
 
 
 def _schema(_: argparse.Namespace) -> int:

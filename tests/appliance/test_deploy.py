@@ -201,13 +201,13 @@ def test_a_wrong_func_yaml_is_refused_and_says_where(lab: Lab, app: str, text: s
     assert named in error.text
 
 
-@pytest.mark.parametrize("text", ["policy: {default: deny}\n", "policy: p.yaml\n"])
+@pytest.mark.parametrize("text", ["policy: {kill: 3, rules: []}\n", "policy: p.yaml\n"])
 def test_a_policy_that_nobody_would_enforce_is_refused(lab: Lab, app: str, text: str) -> None:
-    """This appliance has no BoesFS; tests/vm has it."""
-    files = {"func.py": HELLO, "func.yaml": MANIFEST + text, "p.yaml": "default: deny\n"}
+    """This appliance has no BoesFS; tests/vm has it, and test_landlock what is kept without."""
+    files = {"func.py": HELLO, "func.yaml": MANIFEST + text, "p.yaml": "kill: 3\n"}
     error = refused(lab, app, lab.source(files))
-    assert error.name == f"{ERROR}Unsupported"
-    assert "enforcement = landlock cannot keep it" in error.text
+    assert error.name == f"{ERROR}InvalidPolicy"
+    assert "nobody counts denials" in error.text
     assert "set enforcement = boesfs in boesfsd.conf" in error.text
 
 

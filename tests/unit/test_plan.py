@@ -45,7 +45,7 @@ MODES = ("landlock", "boesfs")
 def steps(deployed: Function, **host: object) -> list[tuple[str, ...]]:
     """As the agent reads them."""
     text = rendered(deployed, bare_host(**host))
-    assert text.startswith("boesfs-plan\t3\n")
+    assert text.startswith("boesfs-plan\t4\n")
     assert text.endswith("\n")
     return [tuple(map(unescape, line.split("\t"))) for line in text.splitlines()[1:]]
 
@@ -246,7 +246,7 @@ def test_ports_are_listed_by_side_and_an_empty_list_closes() -> None:
 
 def test_code_and_runtime_may_be_read_and_run_but_not_written() -> None:
     allowed = {path: rights for rights, path in named(function(), "allow")}
-    assert allowed["/function"] == allowed["/usr"] == allowed["/python"] == "rx"
+    assert allowed["/function"] == allowed["/usr"] == allowed["/python"] == "rlx"
     assert {path for path, rights in allowed.items() if "w" in rights} == {"/dev", "/proc", "/tmp", "/run/fn"}
 
 

@@ -271,15 +271,44 @@ def test_what_is_in_force_is_known_by_its_table(kernel: Kernel) -> None:
     assert mine.in_force(deployed, mine.table_of(deployed), find) is None  # the store has not followed
 
 
-def test_without_enforcement_a_policy_is_refused_and_none_is_none(kernel: Kernel) -> None:
+def test_without_enforcement_and_policy_the_sandbox_is_the_usual_one(kernel: Kernel) -> None:
     mine = Policies()
     mine.configure("landlock")
     assert wanted(mine, function()) is None
-    with pytest.raises(BoesError) as refused:
-        wanted(mine, under(ONE))
-    assert refused.value.code == "Unsupported"
-    with pytest.raises(BoesError):
-        mine.check_alone(PolicyBlock("p", ONE))
+    plain = made(function(), full_host())
+    assert mine.layout(None, plain) == plain
+
+
+def test_without_boesfs_a_policy_is_kept_or_refused(kernel: Kernel, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/secret").touch()
+    mine = Policies()
+    mine.configure("landlock")
+    plain = dataclasses.replace(made(function(), full_host()), trees={"/function": str(tmp_path)}, hidden=())
+
+    def kept(text: str) -> Wanted:
+        found = wanted(mine, under(text))
+        assert found
+        return dataclasses.replace(found, made=plain)
+
+    exact = kept("rules: [{allow: [read, list], on: /function/**}, {allow: read, on: /etc/hosts}]")
+    assert mine.check(exact).findings == ()
+    mine.enforce(function(), exact)
+    layout = mine.layout(exact, plain)
+    assert (layout.trees, layout.files, layout.made) == ({"/function": str(tmp_path)}, {}, ())
+    assert (list(layout.texts), layout.closed) == (["/etc/hosts"], ("/dev/shm", "/tmp"))
+    assert layout.rights == {"/function": "rl", "/etc/hosts": "r"}
+    hides = kept("rules: [{allow: read, on: /function/**}, {deny: read, on: /function/data/secret}]")
+    with pytest.raises(BoesError, match=r"cannot be kept as it is: stricter: p\.yaml, line 1") as refused:
+        mine.check(hides)
+    assert refused.value.hint.startswith("set stricter = yes")
+    mine.configure("landlock", stricter=True)
+    assert "it is kept stricter" in mine.check(hides).findings[-1].message
+    layout = mine.layout(hides, plain)
+    assert (layout.trees, layout.files, layout.made) == ({}, {}, ("/function", "/function/data"))
+    with pytest.raises(BoesError, match=r"impossible: p\.yaml, line 1.*nobody tells of what is allowed"):
+        mine.check(kept("rules: [{allow: read, on: /function/**, audit: true}]"))
+    assert kernel.log == []
 
 
 def test_without_the_module_nothing_is_enforced_and_why_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +397,7 @@ def test_a_program_that_is_not_there_is_refused(kernel: Kernel) -> None:
 def test_without_boesfs_there_are_no_programs(kernel: Kernel) -> None:
     mine = Policies()
     mine.configure("landlock")
-    with pytest.raises(BoesError, match="enforcement = landlock cannot keep it"):
+    with pytest.raises(BoesError, match="enforcement = landlock has none"):
         wanted(mine, owned(QUOTA))
 
 
