@@ -121,8 +121,8 @@ class Audit:
 
     def __init__(self, functions: Functions, journal: Journal) -> None:
         self.on_told: Callable[[Told], None] = lambda told: None
-        self.learners: dict[int, Callable[[Record], None]] = {}
-        """Who is given what is told of a table, instead of the journal."""
+        self.learners: dict[tuple[int, int], Callable[[Record], None]] = {}
+        """Who is given what a table would deny, by policy and table, instead of the journal."""
         self._functions = functions
         self._journal = journal
         self._descriptor: int | None = None
@@ -141,7 +141,7 @@ class Audit:
         self.detach()
         self._descriptor = self._functions.policies.listen(self._hear)
         if self._descriptor is not None:
-            asyncio.get_running_loop().add_reader(self._descriptor, self._readable)
+            asyncio.get_running_loop().add_reader(self._descriptor, self.read)
 
     def detach(self) -> None:
         """Stop to read, and tell what has not been told."""
@@ -152,15 +152,19 @@ class Audit:
         self._descriptor = None
 
     def _hear(self, record: "Record") -> None:
-        if learner := self.learners.get(record.fields["table"]):
+        said = record.fields
+        learner = self.learners.get((said["policy_id"], said["table"]))
+        if learner and said["verdict"]:
             learner(record)
         elif len(self._arrived) < MOST_WAITING:
             self._arrived.append(record)
         else:
             self._dropped += 1
 
-    def _readable(self) -> None:
-        self._functions.policies.read()
+    def read(self, *, all_there_is: bool = False) -> None:
+        """Take some of what the kernel has told; if there is more, the descriptor stays readable."""
+        while self._functions.policies.read() and all_there_is:
+            pass
         if self._arrived and not self._working:
             self._working = True
             self._functions.router.spawn(self._work())

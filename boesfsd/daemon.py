@@ -87,7 +87,7 @@ class Daemon:
         bundles = Bundles(self._state, Limits(settings.max_code_size, settings.max_code_files))
         functions = self._functions = Functions(store, bundles, systemd, settings, self._runtimes)
         audit = self._audit = Audit(functions, Journal())
-        learning = Learning(functions, audit)
+        learning = self._learning = Learning(functions, audit)
         bus = Bus(functions, learning, self._about, self._check)
         audit.on_told = bus.denied
         server = Server(functions.router)
@@ -110,12 +110,12 @@ class Daemon:
         )
         await self._done.wait()
         self._notifier.stopping()
+        await learning.close()
         await server.close(STOP_PATIENCE)
         for task in background:
             task.cancel()
         if not self._failure:
             await bus.disconnect(STOP_PATIENCE)
-        await learning.close()
         audit.detach()
         functions.policies.close()
         systemd.close()
@@ -148,6 +148,7 @@ class Daemon:
         self._functions.router.spawn(self._reconfigure(settings))
 
     async def _reconfigure(self, settings: config.Config) -> None:
+        await self._learning.end_all()
         self._audit.detach()
         await self._functions.reconfigure(settings)
         self._audit.attach()

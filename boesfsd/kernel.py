@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from _boesfs_bpf import ffi, lib
 
 from boesfsd.errors import BoesError
+from boesfsd.model import Learn
 from boesfsd.policy.image import FORMATS, ROW, SHORT_KEY, Image
 
 MODULE = Path("/sys/module/boesfs")
@@ -30,6 +31,7 @@ OPS = Struct("<QQI32s4x")  # struct boesfs_policy_ops
 FS_IOC_GETVERSION = 0x80087601
 MINOR_BITS = 20
 DIGEST = 16  # bytes
+BATCH = 500  # records, after which others have their turn
 INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: tables differ in size
 NUMBERS: dict[str, int] = {
     name: value
@@ -274,7 +276,9 @@ class Policies:
         """Unsupported names what is missing and how to get it."""
         check_module()
         self._open = contextlib.ExitStack()
-        self._fds = {name: self._open.enter_context(_pinned(pins / name)) for name in (*MAPS, REPLACE)}
+        self._fds = {
+            name: self._open.enter_context(_pinned(pins / name)) for name in (*MAPS, REPLACE) if name not in LATER
+        }
         self._pins = pins
         self._ring: Any = ffi.NULL
         self._handle: Any = None
@@ -293,12 +297,12 @@ class Policies:
         *,
         policy: int,
         kill: int,
-        learn: int = 0,
+        learn: Learn | None = None,
         digest: bytes = bytes(DIGEST),
         programs: Sequence[Executable | None] = (),
     ) -> None:
         """Fill a table that judges nobody, for POLICY. PROGRAMS: the files behind image.programs, None: there is none.
-        LEARN: nothing is denied, and what would be is told once for this number. Failed: there is no room."""
+        Failed: there is no room."""
         self.put_programs(table, programs)
         maps = (
             ("table_rows", ARRAY, 4, ROW, image.rows, INNER_MAP, None),
@@ -323,9 +327,14 @@ class Policies:
                 self._update(name, table, ffi.new("int *", fd))
             finally:
                 os.close(fd)
-        head = ffi.new("struct boesfs_table *", {"kill": kill, "learn": learn, "policy_id": policy})
+        number, until = learn or (0, 0)
+        head = ffi.new("struct boesfs_table *", {"kill": kill, "learn": number, "until": until, "policy_id": policy})
         ffi.buffer(head.digest)[:] = digest
         self._update("tables", table, head)  # the last: who finds it finds all
+
+    def unlearn(self, table: int, policy: int) -> None:
+        """From now on the table denies."""
+        self._update("tables", table, ffi.new("struct boesfs_table *", {"policy_id": policy}))
 
     def put_programs(self, table: int, programs: Sequence[Executable | None]) -> None:
         """The files behind the programs that a table's rules name, in the order of its slots; None: there is none."""
@@ -434,8 +443,8 @@ class Policies:
         return int(lib.ring_buffer__epoll_fd(self._ring))
 
     def read(self) -> int:
-        """Hand on what there is; how many."""
-        return _checked("records", lib.ring_buffer__consume(self._ring))
+        """Hand on what there is, at most BATCH; how many."""
+        return _checked("records", lib.ring_buffer__consume_n(self._ring, BATCH))
 
 
 class TableMaps:

@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import itertools
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from boesfsd.changes import warnings
@@ -44,6 +44,8 @@ class Live:
         numbers = _numbers(force)
         if function.program:
             numbers = {"program": function.program}
+        elif force is None and self._functions.policies.learns(function):
+            numbers = {"learns": 1}
         elif force is None and (table := self._functions.policies.table_of(function)):
             numbers = {"table": table}
         return _written(function.policy), _written(function.app.policy), numbers
@@ -61,7 +63,7 @@ class Live:
         """What is decided about a question as of `policy decide`, by the rules and by the table in the kernel. Options:
         program, a path of the sandbox, and uid, if not the function's. InvalidArgs, Unsupported; Failed: they do not
         agree, which is a fault of boesfsd's."""
-        _check_options(given, {"program": str, "uid": int})
+        check_options(given, {"program": str, "uid": int})
         program, uid = given.get("program", ""), given.get("uid", function.uid)
         async with self._functions.asked:
             return await asyncio.to_thread(self._decide, function, (operation, path, words), program, uid)
@@ -88,6 +90,9 @@ class Live:
         if policies.fault:
             raise policies.fault
         force = self._functions.now_in_force(function)
+        if force is None and policies.learns(function):
+            problem = f"{function.label} learns, and is denied nothing"
+            raise BoesError("Failed", problem, hint="that ends with boesfsctl learn, or when its time is over")
         if force is None:
             if table := policies.table_of(function):
                 problem = f"Table {table} judges {function.label}, which is of a text that is not there any longer"
@@ -219,7 +224,8 @@ def _check_program(existing: Function, function: Function) -> None:
         raise BoesError("Unsupported", problem, hint="deploy the function with this policy")
 
 
-def _check_options(given: Json, known: dict[str, type]) -> None:
+def check_options(given: Json, known: Mapping[str, type]) -> None:
+    """InvalidArgs names the option that there is not, or that is of another kind."""
     if unknown := sorted(given.keys() - known.keys()):
         raise BoesError("InvalidArgs", f"unknown key {', '.join(unknown)}", hint=f"known are {', '.join(known)}")
     kinds = {bool: "a boolean", str: "a string", int: "a number"}
@@ -228,7 +234,7 @@ def _check_options(given: Json, known: dict[str, type]) -> None:
 
 
 def _read(text: str, given: Json, known: dict[str, type]) -> PolicySource | None:
-    _check_options(given, known)
+    check_options(given, known)
     file, model = given.get("file", "the policy"), given.get("model", "")
     if len(text) + len(model) > POLICY_MAX:
         raise BoesError("InvalidPolicy", f"{file} is over {POLICY_MAX >> 20} MiB")

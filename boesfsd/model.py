@@ -14,6 +14,7 @@ PAIRS = tuple(first + second for first in CROCKFORD for second in CROCKFORD)
 ID_LENGTH = 26
 NAME_MAX = 255
 PROGRAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,31}")
+LONGEST_LEARNING = 3600  # seconds
 APP_NAME = re.compile(r"[A-Za-z0-9_-]+")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.~:@-]+")
 
@@ -151,3 +152,11 @@ Change = tuple[str, str, str]
 DENIAL = "b2f6f3d0c9a84f0f9d0f5c1e7a3b6d42"
 """MESSAGE_ID of what a policy denied, in the journal and its catalog."""
 Json = dict[str, Any]
+
+
+class Learn(NamedTuple):
+    """What a table that denies nothing is given: a number that it tells things once for, and, in seconds since boot,
+    until when."""
+
+    number: int
+    until: int

@@ -21,7 +21,7 @@ from boesfsd import host
 from boesfsd.config import CONF
 from boesfsd.errors import BoesError
 from boesfsd.layout import VARIABLES, Layout, confined, sandbox, tree
-from boesfsd.model import Function, PolicyBlock, PolicyProgram, PolicySource
+from boesfsd.model import Function, Learn, PolicyBlock, PolicyProgram, PolicySource
 from boesfsd.policy import findings, landlock, sources
 from boesfsd.policy.image import Image, pack
 from boesfsd.policy.judge import Judge
@@ -109,6 +109,7 @@ class Policies:
         self._compiled: dict[bytes, Compiled] = {}
         self._in_force: dict[int, InForce] = {}
         self._leaving: dict[int, float] = {}
+        self._learning: set[int] = set()
         self.enforcement, self.stricter = "", False
         self.fault: BoesError | None = None
         """Why there is no BoesFS though it is wanted."""
@@ -124,6 +125,7 @@ class Policies:
         self._in_force.clear()
         self._retired.clear()
         self._leaving.clear()
+        self._learning.clear()
         if enforcement != "boesfs":
             return
         try:
@@ -266,19 +268,33 @@ class Policies:
                     self._retired.append((time.monotonic() + GRACE, table.number))
         self.sweep()
 
-    def learn(self, function: Function, wanted: Wanted) -> int:
-        """Deny nothing of WANTED until it is enforced again, and tell of what rules do not allow; the table's number.
-        Unsupported, InvalidPolicy."""
+    def learn(self, function: Function, wanted: Wanted, seconds: int) -> int:
+        """Deny nothing of WANTED for so long, or until it is enforced again, and tell of what rules do not allow; the
+        table's number. Unsupported, InvalidPolicy."""
         if self.fault:
             raise self.fault
         with self._lock:
             before = self._tables.get(function.uid)
-            session = secrets.randbelow((1 << 32) - 1) + 1
-            current = self._load(function, wanted, secrets.token_bytes(len(wanted.digest)), session)
+            learn = Learn(secrets.randbelow((1 << 32) - 1) + 1, int(time.clock_gettime(time.CLOCK_BOOTTIME)) + seconds)
+            current = self._load(function, wanted, secrets.token_bytes(len(wanted.digest)), learn)
             self._tables[function.uid] = current
+            self._learning.add(current.number)
             if before:
                 self._retired.append((time.monotonic() + GRACE, before.number))
         return current.number
+
+    def unlearn(self, number: int, table: int) -> None:
+        """From now on TABLE, if it is still one that the policy NUMBER learns with, denies like any other."""
+        with self._lock:
+            if table in self._learning and self._kernel:
+                self._learning.discard(table)
+                current = self._tables.get(number)
+                if (current and current.number == table) or any(old == table for _, old in self._retired):
+                    self._kernel.unlearn(table, number)
+
+    def learns(self, function: Function) -> bool:
+        """Whether nothing is denied to it now."""
+        return self.table_of(function) in self._learning
 
     def _executables(self, wanted: Wanted) -> list["kernel.Executable | None"]:
         from boesfsd import kernel  # noqa: PLC0415 (as above)
@@ -286,7 +302,7 @@ class Policies:
         image = self._pack(self.compile(wanted))
         return [kernel.executable(path) for path in _files(image.programs, wanted.made)]
 
-    def _load(self, function: Function, wanted: Wanted, digest: bytes, learn: int = 0) -> "kernel.Loaded":
+    def _load(self, function: Function, wanted: Wanted, digest: bytes, learn: Learn | None = None) -> "kernel.Loaded":
         from boesfsd import kernel  # noqa: PLC0415 (as above)
 
         compiled = self.compile(wanted)
@@ -319,6 +335,7 @@ class Policies:
 
     def _release(self, table: int) -> None:
         assert self._kernel
+        self._learning.discard(table)
         self._kernel.take_away(table)
         self._free.append(table)  # the last to be used again: counts of rules go by tables
 
@@ -386,10 +403,9 @@ class Policies:
         """A descriptor that is readable when read() has something for HEAR; None without BoesFS."""
         return self._kernel.listen(hear) if self._kernel else None
 
-    def read(self) -> None:
-        """Hand on what the kernel has told."""
-        if self._kernel:
-            self._kernel.read()
+    def read(self) -> int:
+        """Hand on some of what the kernel has told; how many records."""
+        return self._kernel.read() if self._kernel else 0
 
     def untold(self, instance: int) -> int:
         """How many denials of an instance the kernel had no room to tell."""

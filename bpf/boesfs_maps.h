@@ -150,6 +150,7 @@ union boesfs_row {
  * struct boesfs_table - What is said of a table as a whole.
  * @kill:	the instance ends with the denial after so many; 0: never
  * @learn:	not 0: denials are allowed, and each is told once (of one path) for this number
+ * @until:	seconds since boot after which it denies like any other, whatever @learn says
  * @policy_id:	whose it is; 0: nobody's. This and what follows is for the loader
  * @digest:	of what it was made from
  */
@@ -157,7 +158,7 @@ struct boesfs_table {
 	__u32 kill;
 	__u32 learn;
 	__u32 policy_id;
-	__u32 reserved;
+	__u32 until;
 	__u64 digest[2];
 };
 

@@ -397,7 +397,7 @@ static void decide(struct boesfs_ctx *bc, struct view *view, __u64 bit, struct d
 
 /* ------------------------------------------------------------- records */
 
-enum { NS_PER_S = 1000000000, RECORDS_PER_S = 1000 }; /* of one instance */
+enum { NS_PER_S = 1000000000, RECORDS_PER_S = 1000, LEARNED_PER_S = 20000 }; /* of one instance */
 
 static struct boesfs_count *count_of(struct boesfs_ctx *bc, __u32 rule, __u32 table)
 {
@@ -410,7 +410,7 @@ static struct boesfs_count *count_of(struct boesfs_ctx *bc, __u32 rule, __u32 ta
 	return bpf_map_lookup_elem(&counts, &key);
 }
 
-static bool too_fast(struct boesfs_count *count, __u64 now)
+static bool too_fast(struct boesfs_count *count, __u64 now, __u32 most)
 {
 	__u64 second = now / NS_PER_S;
 
@@ -418,7 +418,7 @@ static bool too_fast(struct boesfs_count *count, __u64 now)
 		count->second = second;
 		count->told = 0;
 	}
-	return __sync_fetch_and_add(&count->told, 1) >= RECORDS_PER_S;
+	return __sync_fetch_and_add(&count->told, 1) >= most;
 }
 
 static __u32 append(struct boesfs_ctx *bc, __u32 which, struct report *report, __u32 at)
@@ -449,7 +449,7 @@ static struct boesfs_told_key key_of(const struct report *report, __u32 end, __u
 	return key;
 }
 
-/* LEARN as in struct boesfs_table; with it nothing is too fast, for nothing is told twice. */
+/* LEARN as in struct boesfs_table; with it nothing is told twice, and all may be told faster. */
 static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct boesfs_count *count, __u32 learn)
 {
 	__u64 now = bpf_ktime_get_boot_ns(), size;
@@ -460,7 +460,7 @@ static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct
 	__u32 end;
 	long lost;
 
-	room = count && !learn && too_fast(count, now) ? NULL : take_room();
+	room = count && !learn && too_fast(count, now, RECORDS_PER_S) ? NULL : take_room();
 	if (!room)
 		goto untold;
 	report = &room->report;
@@ -497,6 +497,10 @@ static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct
 			leave_room(room);
 			return;
 		}
+		if (count && too_fast(count, now, LEARNED_PER_S)) {
+			leave_room(room);
+			goto again;
+		}
 	}
 	r->untold = count ? count->untold : 0;
 	size = sizeof(*r) + end;
@@ -506,6 +510,7 @@ static void tell(struct boesfs_ctx *bc, const struct boesfs_record *said, struct
 	leave_room(room);
 	if (!lost)
 		return;
+again:
 	if (learn)
 		bpf_map_delete_elem(&told, &key);
 untold:
@@ -541,8 +546,7 @@ static int deny(struct boesfs_ctx *bc, const struct decision *decision)
 	struct boesfs_record said = { .rule = rule, .verdict = -EPERM };
 	__u64 mine;
 
-	if (table && table->learn) {
-		said.verdict = 0;
+	if (table && table->learn && bpf_ktime_get_boot_ns() / NS_PER_S < table->until) {
 		tell(bc, &said, all, table->learn);
 		bc->flags = BOESFS_NOCACHE;
 		return 0;

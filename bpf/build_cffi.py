@@ -58,7 +58,7 @@ int bpf_map_delete_elem(int fd, const void *key);
 int bpf_map_get_next_key(int fd, const void *key, void *next);
 struct ring_buffer *ring_buffer__new(int fd, ring_buffer_sample_fn callback, void *context, const void *options);
 void ring_buffer__free(struct ring_buffer *ring);
-int ring_buffer__consume(struct ring_buffer *ring);
+int ring_buffer__consume_n(struct ring_buffer *ring, size_t n);
 int ring_buffer__epoll_fd(const struct ring_buffer *ring);
 """
 GLUE = """

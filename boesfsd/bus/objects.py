@@ -188,11 +188,11 @@ class FunctionObject:
     async def get_policy_table(self) -> list[list[Any]]:
         return await self._live.table(self._route.function)
 
-    async def start_learning(self, seconds: int) -> None:
-        await self._learning.start(self._route.function.id, seconds)
+    async def start_learning(self, seconds: int) -> int:
+        return await self._learning.start(self._route.function.id, seconds)
 
-    async def stop_learning(self, given: Json) -> tuple[str, dict[str, Variant]]:
-        policy, numbers = await self._learning.stop(self._route.function.id, given)
+    async def stop_learning(self, session: int, given: Json) -> tuple[str, dict[str, Variant]]:
+        policy, numbers = await self._learning.stop(self._route.function.id, session, given)
         return policy, {name: Variant("t", value) for name, value in numbers.items()}
 
     async def check_access(self, operation: str, path: str, arguments: list[str], given: Json) -> dict[str, Variant]:

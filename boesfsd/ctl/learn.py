@@ -5,16 +5,18 @@ import argparse
 import contextlib
 import difflib
 import http.client
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from boesfsd.ctl.daemon import Daemon
 from boesfsd.errors import BoesError
+from boesfsd.model import LONGEST_LEARNING, Json
 
-LONGEST = 3600
 PATIENCE = 600  # seconds, for an answer
 
 
@@ -31,7 +33,11 @@ def add(verbs: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
     )
     learn.add_argument("--call", action="append", metavar="BODY", help="call it with this; may be repeated")
     learn.add_argument(
-        "--seconds", type=_seconds, default=60, metavar="N", help=f"at most so long, up to {LONGEST} (default: 60)"
+        "--seconds",
+        type=_seconds,
+        default=60,
+        metavar="N",
+        help=f"at most so long, up to {LONGEST_LEARNING} (default: 60)",
     )
     learn.add_argument("--exact", action="store_true", help="propose what was seen and nothing more general")
     learn.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the proposal there too")
@@ -41,38 +47,65 @@ def add(verbs: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
 
 
 def _seconds(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= LONGEST:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1 to {LONGEST}")
+    if not text.isdecimal() or not 0 < int(text) <= LONGEST_LEARNING:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 to {LONGEST_LEARNING}")
     return int(text)
 
 
 def _serve(given: argparse.Namespace) -> int:
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
+    if command == given.command and command[:1] and command[0].startswith("-"):
+        raise BoesError("InvalidArgs", f"{command[0]} is after {given.whose}", hint="options come before it")
     if command and given.call:
         raise BoesError("InvalidArgs", "--call and a command are two ways", hint="leave one out")
-    with contextlib.closing(Daemon(given.whose)) as daemon:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    with contextlib.closing(Daemon(given.whose)) as daemon, _opened(given.output) as output:
         daemon.must_be_function()
-        before = daemon.ask("GetPolicy")[0]
-        daemon.ask("StartLearning", given.seconds)
+        before, where = daemon.ask("GetPolicy")[0], _address(daemon) if given.call else ("", 0)
+        session = daemon.ask("StartLearning", given.seconds)
         try:
-            _exercise(daemon, command, given)
+            _exercise(daemon, where, command, given)
         except BaseException:
             with contextlib.suppress(BoesError):  # what went wrong first is told
-                daemon.ask("StopLearning", {})
+                daemon.ask("StopLearning", session, {"discard": True})
             raise
-        proposed, numbers = daemon.ask("StopLearning", {"exact": True} if given.exact else {})
-    if given.output:
-        given.output.write_text(proposed, encoding="utf-8")
-    sys.stdout.writelines(_difference(before, proposed, given.whose))
-    print(f"{numbers['paths']} paths were used", file=sys.stderr)
-    if untold := numbers["untold"]:
-        print(f"Warning: {untold} operations could not be noted; learn again with fewer calls", file=sys.stderr)
-    if not numbers["paths"]:
-        print("Warning: nothing was seen that its app does not allow; was it called?", file=sys.stderr)
+        proposed, numbers = daemon.ask("StopLearning", session, {"exact": True} if given.exact else {})
+        sys.stdout.writelines(_difference(before, proposed, given.whose))
+        if output:
+            output.write(proposed)
+    _tell(numbers)
     return 0
 
 
-def _exercise(daemon: Daemon, command: list[str], given: argparse.Namespace) -> None:
+def _end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None) -> Iterator[TextIO | None]:
+    """The file to write; that it cannot be is known before anything is learned."""
+    try:
+        with output.open("w", encoding="utf-8") if output else contextlib.nullcontext() as file:
+            yield file
+    except OSError as error:
+        raise BoesError("InvalidArgs", f"{output} cannot be written: {error.strerror}") from error
+
+
+def _tell(numbers: Json) -> None:
+    paths = numbers["paths"]
+    print(f"{paths} {'path was' if paths == 1 else 'paths were'} used", file=sys.stderr)
+    for said, warning in (
+        (numbers["untold"], f"{numbers['untold']} operations could not be noted; learn again with fewer calls"),
+        (numbers["denied"], f"{numbers['denied']} paths are denied all the same, by rules of its app"),
+        (numbers["early"], "the time was over before; give it more --seconds"),
+        (not paths, "nothing was seen that its app does not allow; was it called?"),
+    ):
+        if said:
+            print(f"Warning: {warning}", file=sys.stderr)
+
+
+def _exercise(daemon: Daemon, where: tuple[str, int], command: list[str], given: argparse.Namespace) -> None:
     if command:
         try:
             status = subprocess.run(command, check=False, stdout=sys.stderr, timeout=given.seconds).returncode
@@ -82,31 +115,37 @@ def _exercise(daemon: Daemon, command: list[str], given: argparse.Namespace) -> 
             raise BoesError("InvalidArgs", f"{command[0]}: {error.strerror}") from error
         print(f"{command[0]} ended with status {status}", file=sys.stderr)
     elif given.call:
-        for number, answered in enumerate(_calls(daemon, given.call), 1):
-            print(f"Call {number}: {answered}", file=sys.stderr)
+        path = f"/invoke/{daemon.about_function('Id')}"
+        for number, body in enumerate(given.call, 1):
+            print(f"Call {number}: {_call(where, path, body)}", file=sys.stderr)
     else:
         print(f"Learning for {given.seconds} seconds. Call {given.whose}; end with Ctrl-C.", file=sys.stderr)
         with contextlib.suppress(KeyboardInterrupt):
             time.sleep(given.seconds)
 
 
-def _calls(daemon: Daemon, bodies: list[str]) -> Iterator[str]:
-    address = daemon.about_itself("Listen")[0]
-    host, _, port = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 (it is not listened on here)
-    path = f"/invoke/{daemon.about_function('Id')}"
-    for body in bodies:
-        try:
-            with contextlib.closing(http.client.HTTPConnection(host.strip("[]"), int(port), PATIENCE)) as connection:
-                connection.request("POST", path, body.encode())
-                answer = connection.getresponse()
-                answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise BoesError("Failed", f"{address} does not answer: {error}") from error
-        yield f"{answer.status} {answer.reason}"
+def _address(daemon: Daemon) -> tuple[str, int]:
+    """Where boesfsd listens."""
+    for address in daemon.about_itself("Listen"):
+        host, _, port = address.rpartition(":")
+        if port.isdecimal():
+            return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]")), int(port)  # noqa: S104
+    raise BoesError("Failed", "boesfsd listens on no TCP port", hint="let a command make the calls")
+
+
+def _call(where: tuple[str, int], path: str, body: str) -> str:
+    try:
+        with contextlib.closing(http.client.HTTPConnection(*where, PATIENCE)) as connection:
+            connection.request("POST", path, body.encode())
+            answer = connection.getresponse()
+            answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise BoesError("Failed", f"boesfsd does not answer: {error}") from error
+    return f"{answer.status} {answer.reason}"
 
 
 def _difference(before: str, proposed: str, whose: str) -> Iterator[str]:
     """What a reader is to review."""
-    old, new = (text.splitlines(keepends=True) for text in (before, proposed))
-    return difflib.unified_diff(old, new, f"{whose} (now)", f"{whose} (learned)", n=len(old) + len(new))
+    old, new = before.splitlines(), proposed.splitlines()
+    for line in difflib.unified_diff(old, new, f"{whose} (now)", f"{whose} (learned)", n=len(old + new), lineterm=""):
+        yield f"{line}\n"

@@ -126,6 +126,8 @@ def _show(given: argparse.Namespace) -> int:
 
 def _table_line(numbers: Json) -> str:
     match numbers:
+        case {"learns": _}:
+            return "no table: it learns, and is denied nothing"
         case {"program": name}:
             return f"no table: the program {name} decides"
         case {"table": number, "rules": _}:

@@ -53,6 +53,8 @@ def test_what_cannot_be_learned_is_named(lab: Lab, app: str) -> None:
         (4, "nobody", ("--call", "x", f"{app}/nobody")),
         (2, "no APP/FN", ("--call", "x", app)),
         (2, "two ways", ("--call", "x", label, "--", "true")),
+        (2, "--call is after", (label, "--call", "x")),
+        (2, "/nowhere/x cannot be written", ("-o", "/nowhere/x", "--call", "x", label)),
         (2, "no number from 1 to 3600", ("--seconds", "0", label)),
     ):
         found = boesfsctl(lab, "learn", *words)
@@ -60,7 +62,7 @@ def test_what_cannot_be_learned_is_named(lab: Lab, app: str) -> None:
         assert said in found[2], (words, found)
     bus = lab.bus
     with pytest.raises(BusError, match="does not learn"):
-        bus.call(function.path, FUNCTION, "StopLearning", "a{sv}", {})
+        bus.call(function.path, FUNCTION, "StopLearning", "ua{sv}", 1, {})
 
 
 def test_what_cannot_be_meant_is_named(lab: Lab, app: str, policy: str) -> None:

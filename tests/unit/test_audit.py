@@ -81,7 +81,7 @@ class World:
         """These come at once; what they give rise to at once is done."""
         self.audit.attach()
         self.arrived += records
-        self.audit._readable()
+        self.audit.read()
         while self.audit._working:  # noqa: ASYNC110 (a turn or two)
             await asyncio.sleep(0.001)
 

@@ -2,6 +2,7 @@
 """Which table judges whom over replacements, removals and restarts. The kernel's maps are played: tests/vm has them."""
 
 import dataclasses
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from samples import full_host, function, made, python_runtime
 
 from boesfsd import policies
 from boesfsd.errors import BoesError
-from boesfsd.model import Function, PolicyBlock, PolicyProgram, PolicySource
+from boesfsd.model import Function, Learn, PolicyBlock, PolicyProgram, PolicySource
 from boesfsd.policies import Policies, Wanted
 
 
@@ -23,7 +24,7 @@ class Kernel:
         self.judging: dict[int, int] = {}
         self.filled: dict[int, Any] = {}
         self.programs: dict[int, list[Any]] = {}
-        self.learning: dict[int, int] = {}
+        self.learning: dict[int, Learn | None] = {}
         self.log: list[str] = []
         self.refuse = ""
 
@@ -31,13 +32,25 @@ class Kernel:
         return list(self.filled.values())
 
     def put(
-        self, table: int, _image: Any, *, policy: int, kill: int, learn: int, digest: bytes, programs: list[Any]
+        self,
+        table: int,
+        _image: Any,
+        *,
+        policy: int,
+        kill: int,
+        learn: Learn | None,
+        digest: bytes,
+        programs: list[Any],
     ) -> None:
         assert table not in self.judging.values(), "a table that judges is not filled"
         self._call("put")
         self.learning[table] = learn
         self.filled[table] = SimpleNamespace(number=table, policy=policy, digest=digest, kill=kill)
         self.programs[table] = programs
+
+    def unlearn(self, table: int, policy: int) -> None:
+        assert self.filled[table].policy == policy
+        self.learning[table] = None
 
     def put_programs(self, table: int, programs: list[Any]) -> None:
         self.programs[table] = programs
@@ -123,21 +136,43 @@ def test_who_learns_has_a_table_that_nothing_fits_and_another_one_each_time(kern
     assert need
     sessions = []
     for _ in range(2):
-        table = mine.learn(deployed, need)
+        table = mine.learn(deployed, need, 60)
+        assert mine.learns(deployed)
         assert (kernel.judging[deployed.uid], mine.table_of(deployed)) == (table, table)
         assert mine.in_force(deployed, table, lambda: need) is None
         sessions.append(kernel.learning[table])
         mine.sweep()
         assert list(kernel.filled) == [table]
-    assert 0 not in sessions
-    assert len(set(sessions)) == 2
+    assert len({session.number for session in sessions if session}) == 2
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert all(now < session.until <= now + 60 for session in sessions if session)
     for restarts in (False, True):
-        mine.learn(deployed, need)
+        mine.learn(deployed, need, 60)
         after = started(kernel) if restarts else mine
         enforce(after, deployed)
-        assert kernel.learning[kernel.judging[deployed.uid]] == 0
+        assert kernel.learning[kernel.judging[deployed.uid]] is None
+        assert not after.learns(deployed)
         after.sweep()
         assert list(kernel.filled) == [kernel.judging[deployed.uid]]
+
+
+def test_a_table_that_somebody_learns_with_can_be_made_to_deny(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "GRACE", 100)
+    mine, deployed = started(kernel), under(ONE)
+    enforce(mine, deployed)
+    need = wanted(mine, deployed)
+    assert need
+    judging, retired = mine.learn(deployed, need, 60), mine.learn(deployed, need, 60)
+    for table in (judging, retired):
+        mine.unlearn(deployed.uid, table)
+        assert kernel.learning[table] is None
+    assert not mine.learns(deployed)
+    gone = mine.learn(deployed, need, 60)
+    enforce(mine, deployed)
+    monkeypatch.setattr(policies, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 1000))
+    mine.sweep()
+    mine.unlearn(deployed.uid, gone)  # it is somebody else's by now, for all one knows
+    assert kernel.learning[gone] is not None
 
 
 def test_a_table_to_learn_with_that_cannot_be_loaded_leaves_what_judged(kernel: Kernel) -> None:
@@ -147,7 +182,7 @@ def test_a_table_to_learn_with_that_cannot_be_loaded_leaves_what_judged(kernel: 
     assert need
     kernel.refuse = "replace"
     with pytest.raises(BoesError):
-        mine.learn(deployed, need)
+        mine.learn(deployed, need, 60)
     assert (kernel.judging, mine.table_of(deployed)) == (before, before[deployed.uid])
 
 

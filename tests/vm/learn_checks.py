@@ -12,6 +12,7 @@ from policy_checks import DENIED, POLICY, TRY, boesfsctl, deploy, inside, refuse
 LEARNED = Path("/srv/learned.yaml")
 WORK = """
 import fractions, tempfile
+tempfile.tempdir = "/tmp"
 def work():
     with tempfile.NamedTemporaryFile(suffix=".json", delete=False) as file:
         file.write(b"x")
@@ -55,7 +56,7 @@ def what_a_function_does_is_learned_and_the_policy_allows_that_and_no_more(bench
     for place in (
         '"${CODE}/secret"\n',
         '"${TMP}/tmp*.json"  # a name that looks made up\n',
-        '"${TMP}/made/**"  # a directory that it made\n',
+        '"${TMP}/made/*/**"  # in a directory that it made\n',
         '"${TMP}/kept.json"\n',
         '"/usr/lib/python3.13/**"  # ',
     ):
@@ -95,11 +96,13 @@ def learning_ends_by_itself_and_with_boesfsd_and_with_another_policy(bench: Benc
     function = deploy(bench, POLICY)
     bus = bench.lab.bus
 
+    sessions = [0]
+
     def start(seconds: int) -> None:
-        bus.call(function.path, FUNCTION, "StartLearning", "u", seconds)
+        sessions[:] = [bus.call(function.path, FUNCTION, "StartLearning", "u", seconds)[0]]
 
     def stop() -> Any:
-        return bus.call(function.path, FUNCTION, "StopLearning", "a{sv}", {})
+        return bus.call(function.path, FUNCTION, "StopLearning", "ua{sv}", sessions[0], {})
 
     for seconds in (0, 3601):
         assert refused(lambda seconds=seconds: start(seconds)).name.endswith(".InvalidArgs")  # type: ignore[misc]
@@ -113,11 +116,23 @@ def learning_ends_by_itself_and_with_boesfsd_and_with_another_policy(bench: Benc
     start(1)
     time.sleep(1)
     wait_for(lambda: inside(function, "read('/function/secret')") == DENIED, PATIENCE)
-    stop()
+    assert stop()[1]["early"] == 1
+    start(3600)
+    bench.lab.machine.run("systemctl", "reload", "boesfsd")
+    assert inside(function, "read('/function/secret')") == DENIED
+    assert "boesfsd was reloaded" in str(refused(stop))
     start(3600)
     bus.call(function.path, FUNCTION, "SetPolicy", "sa{sv}", POLICY + "# another\n", {})
     assert inside(function, "read('/function/secret')") == DENIED
     assert "got another policy" in str(refused(stop))
+    start(15)  # nobody is there to end it: the kernel does
+    ends = time.monotonic() + 15
+    bench.lab.machine.run("systemctl", "kill", "-s", "STOP", "boesfsd")
+    direct = f"{TRY}\nresult = read('/function/secret')"
+    assert function.direct(direct, "--max-time", "60", timeout=70).json == "s"
+    time.sleep(max(ends - time.monotonic(), 0))
+    assert function.direct(direct, "--max-time", "60", timeout=70).json == DENIED
+    bench.lab.machine.run("systemctl", "kill", "-s", "CONT", "boesfsd")
     start(3600)
     bench.lab.machine.run("kill", "-9", str(bench.lab.daemon_pid()))
     wait_for(
