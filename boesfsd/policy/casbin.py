@@ -2,7 +2,7 @@
 """The spelling of the original: a model file and a policy file in casbin's style. Text to rows, rows to rules."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -174,7 +174,13 @@ def parse_policy(text: str, file: str, model: Model) -> tuple[Casbin, list[Findi
     roles: list[tuple[str, str]] = []
     action_roles: list[tuple[str, str, tuple[str, ...]]] = []
     findings: list[Finding] = []
+    plain = _plain(model)
     for number, line in enumerate(text.removeprefix(BYTE_ORDER_MARK).split("\n"), 1):
+        if match := plain(line):
+            subject, path, action, kind = match.groups()
+            if action in ACTIONS or not action:
+                rows.append(Row(Origin(file, number, 1, line), subject, path, action, (), kind == "dir"))
+                continue
         stripped = line.strip()
         if not stripped or stripped[0] == "#":
             continue
@@ -196,6 +202,18 @@ def parse_policy(text: str, file: str, model: Model) -> tuple[Casbin, list[Findi
             Finding(Origin(file, 1, 1, ""), "there is no rule", "write one, as: p, /path, read, file, deny")
         )
     return Casbin(model, tuple(rows), tuple(roles), tuple(action_roles)), findings
+
+
+def _plain(model: Model) -> Callable[[str], re.Match[str] | None]:
+    """A rule without arguments, quotes, comments and words of several: as most lines are. What does not look so is read
+    field by field."""
+    if "args" in model.columns:
+        return lambda line: None
+    word = r"([^\s,\"#(]+)"
+    kind = "(file|dir)" if "obj" in model.columns else "()"
+    shape = [word if column in model.columns else "()" for column in ("sub", "obj", "act")] + [kind]
+    fields = "".join(group if group == "()" else f" ?, ?{group}" for group in shape)
+    return re.compile(f"p{fields} ?, ?{'allow' if model.whitelist else 'deny'}").fullmatch
 
 
 Field = str | tuple[str, ...]
@@ -361,21 +379,24 @@ def to_part(casbin: Casbin, subjects: frozenset[str], layer: int = 1) -> tuple[P
     rules: list[Rule] = []
     asked: dict[Place, list[_Wanted]] = {}
     others: dict[str, Origin] = {}
+    called = roles if model.roles else subjects
+    simple = "args" not in model.columns
     for row in casbin.rows:
-        if row.subject and row.subject not in (roles if model.roles else subjects):
-            others.setdefault(row.subject, row.origin)
+        origin, subject, path, action, _, directory = row
+        if subject and subject not in called:
+            others.setdefault(subject, origin)
             continue
-        place = _place(row)
-        if "args" not in model.columns:
-            rules.append(Rule(plain[row.action], place, row.origin))
+        place = _place(origin, path, directory=directory)
+        if simple:
+            rules.append(Rule(plain[action], place, origin))
         else:
             asked.setdefault(place, []).extend(_wanted(row, casbin))
     for subject, origin in others.items():
         if model.roles and subject not in known:
             findings.append(Finding(origin, f"nobody has the role {subject}", f"write g, program, {subject}"))
         else:
-            called = " or ".join(sorted(subjects)) or "nothing"
-            problem = f"rules for {subject} never match here: this sandbox's program is {called}"
+            program = " or ".join(sorted(subjects)) or "nothing"
+            problem = f"rules for {subject} never match here: this sandbox's program is {program}"
             findings.append(
                 Finding(origin, problem, "name the program that the sandbox starts with, or leave them out")
             )
@@ -384,14 +405,14 @@ def to_part(casbin: Casbin, subjects: frozenset[str], layer: int = 1) -> tuple[P
     return Part(default, None, tuple(rules)), findings
 
 
-def _place(row: Row) -> Place:
-    if not row.path:
+def _place(origin: Origin, path: str, *, directory: bool) -> Place:
+    if not path:
         return EVERYWHERE
     try:
-        place = places.literal(row.path)
+        place = places.literal(path)
     except ValueError as error:
-        raise refused(row.origin, f"{row.path}: {error}", "write a path as the kernel resolves it") from error
-    return places.below(place) if row.directory else place
+        raise refused(origin, f"{path}: {error}", "write a path as the kernel resolves it") from error
+    return places.below(place) if directory else place
 
 
 def _wanted(row: Row, casbin: Casbin) -> Iterator[_Wanted]:

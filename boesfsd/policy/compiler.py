@@ -109,7 +109,7 @@ class _Compiler:
         self.classes: dict[Signature, tuple[int, tuple[int, ...]]] = {}
         self.states: dict[frozenset[int], int] = {}
         self.found: list[_Node | frozenset[int]] = []
-        self.plain_classes: dict[int, int] = {}
+        self.plain: dict[int, State] = {}
         self.below: dict[int, _Below] = {}
         self.overlapping = self.work = 0
         self.used = bytearray(len(policy.rules))
@@ -135,6 +135,7 @@ class _Compiler:
 
     def _plant(self) -> None:
         known: dict[int, int] = {}  # a verdict is compared once, not for each rule that has it
+        parents: dict[tuple[tuple[Component, ...], bool], _Node] = {}  # many places have their directory in common
         for index, (verdict, place, _) in enumerate(self.policy.rules):
             number = known.get(id(verdict))
             if number is None:
@@ -143,7 +144,18 @@ class _Compiler:
                     self._prepare(test)
             self.verdict_of.append(number)
             components = place.components
-            self._find(components, len(components) - place.covers if verdict.opens else 0).rules.append(index)
+            if not components or not isinstance(components[-1], bytes):
+                self._find(components, len(components) - place.covers if verdict.opens else 0).rules.append(index)
+                continue
+            name, above = components[-1], (components[:-1], verdict.opens)
+            parent = parents.get(above)
+            if parent is None:
+                parent = parents[above] = self._find(components[:-1], len(components) if verdict.opens else 0)
+                parent.walk = parent.walk or verdict.opens
+            child = parent.names.get(name)
+            if child is None:
+                child = parent.names[name] = self._node(parent, name)
+            child.rules.append(index)
 
     def _number(self, verdict: Verdict) -> int:
         number = self.numbers.setdefault(verdict, len(self.verdicts))
@@ -260,22 +272,20 @@ class _Compiler:
         return len(self.found) - 1
 
     def _expand_plain(self, number: int, node: _Node) -> None:
-        nowhere = self._state(frozenset())
         edges = self.table.edges
         for name, child in node.names.items():
             edges.append(
                 (number, name, self._plain_state(child) if child.is_plain else self._state(self._reach(child)))
             )
-        klass = (
-            self.plain_classes.get(self.verdict_of[node.rules[0]], -1) if len(node.rules) == 1 and not node.walk else -1
-        )
-        if klass < 0 or node.marks:
-            klass = self._class([node])
-            if len(node.rules) == 1 and not node.walk and not node.marks and self.used[node.rules[0]]:
-                self.plain_classes[self.verdict_of[node.rules[0]]] = klass
-        else:
+        simple = len(node.rules) == 1 and not node.walk and not node.marks
+        state = self.plain.get(self.verdict_of[node.rules[0]]) if simple else None
+        if state:
             self.used[node.rules[0]] = 1
-        self.table.states.append(State(klass, nowhere, -1))
+        else:
+            state = State(self._class([node]), self._state(frozenset()), -1)
+            if simple and self.used[node.rules[0]]:
+                self.plain[self.verdict_of[node.rules[0]]] = state
+        self.table.states.append(state)
 
     def _expand(self, number: int, nodes: list[_Node]) -> None:
         base: frozenset[int] = frozenset()
