@@ -38,6 +38,7 @@ enum {
 	NET_BIND_TCP = 1 << 0, NET_CONNECT_TCP = 1 << 1,	/* ABI 4 */
 	SCOPE_ABSTRACT_UNIX = 1 << 0, SCOPE_SIGNAL = 1 << 1,	/* ABI 6 */
 	RULE_PATH = 1, RULE_PORT = 2,
+	ABI_OF_POLICIES = 3,		/* before, nobody can be kept from truncating */
 	FILE_RIGHTS = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE | FS_IOCTL_DEV,
 };
 
@@ -164,10 +165,12 @@ int step_landlock(struct build *build, const char *mode, const struct step *port
 	struct ruleset_attr attr = {0};
 	size_t size = 8;
 
+	bool policy = !strcmp(mode, "policy");
+
 	build->abi = strcmp(mode, "off") ? landlock_abi() : 0;
-	if (!build->abi) {
+	if (!build->abi || (policy && build->abi < ABI_OF_POLICIES)) {
 		errno = EOPNOTSUPP;
-		return strcmp(mode, "required") && !ports_count ? 0 : -1;
+		return strcmp(mode, "required") && !policy && !ports_count ? 0 : -1;
 	}
 	attr.fs = fs_rights(build->abi);
 	for (int i = 0; i < ports_count; i++)

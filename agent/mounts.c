@@ -123,9 +123,9 @@ int step_copy(const char *source, const char *path)
 	return moved ? -1 : 0;
 }
 
-static int bind_with(const char *source, const char *path, uint64_t flags)
+static int bind_with(const char *source, const char *path, uint64_t flags, unsigned follow)
 {
-	int mount = syscall(SYS_open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	int mount = syscall(SYS_open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | follow);
 
 	if (mount < 0)
 		return -1;
@@ -136,9 +136,10 @@ static int bind_with(const char *source, const char *path, uint64_t flags)
 	return attach(mount, path);
 }
 
-int step_bind(const char *source, const char *path)
+int step_bind(const char *source, const char *path, const char *nofollow)
 {
-	return bind_with(source, path, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+	return bind_with(source, path, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+			 nofollow ? AT_SYMLINK_NOFOLLOW : 0);
 }
 
 /* What the kernel says of a mount that it refuses; its first message is the one that tells why. */
@@ -190,7 +191,7 @@ int step_device(const char *name)
 
 	snprintf(source, sizeof source, "/dev/%s", name);
 	snprintf(path, sizeof path, "dev/%s", name);
-	return bind_with(source, path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+	return bind_with(source, path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0);
 }
 
 int step_hide(const char *path)

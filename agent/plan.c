@@ -24,7 +24,7 @@ const char *const plan_op_names[OP_COUNT] = {
 static const struct { int min, max; } arity[OP_COUNT] = {
 	[OP_LABEL] = {2, 2}, [OP_LIMIT] = {2, 2}, [OP_USER] = {1, 1}, [OP_NETWORK] = {1, 1},
 	[OP_ROOT] = {1, 1}, [OP_MKDIR] = {2, 2}, [OP_LINK] = {2, 2}, [OP_FILE] = {3, 3},
-	[OP_COPY] = {2, 2}, [OP_BIND] = {2, 2}, [OP_POLICY] = {1, 2}, [OP_GOVERN] = {2, 3}, [OP_DEVICE] = {1, 1}, [OP_HIDE] = {1, 1}, [OP_TMPFS] = {3, 3}, [OP_PROC] = {1, 1},
+	[OP_COPY] = {2, 2}, [OP_BIND] = {2, 3}, [OP_POLICY] = {1, 2}, [OP_GOVERN] = {2, 3}, [OP_DEVICE] = {1, 1}, [OP_HIDE] = {1, 1}, [OP_TMPFS] = {3, 3}, [OP_PROC] = {1, 1},
 	[OP_LISTENER] = {1, 1}, [OP_PIVOT] = {0, 0}, [OP_HOSTNAME] = {1, 1}, [OP_RLIMIT] = {2, 2},
 	[OP_DROP] = {0, 0}, [OP_LANDLOCK] = {1, 1}, [OP_ALLOW] = {2, 2}, [OP_PORTS] = {1, 1 << 16},
 	[OP_RESTRICT] = {0, 0}, [OP_SECCOMP] = {1, 1}, [OP_ENV] = {1, 1}, [OP_CWD] = {1, 1},
@@ -129,7 +129,7 @@ int plan_read(struct plan *plan, const char *file)
 	rest = text;
 	line = strsep(&rest, "\n");
 	if (strcmp(line, "boesfs-plan\t4"))
-		return fail(plan, file, number, "not a plan of version 3; restart boesfsd to render it anew");
+		return fail(plan, file, number, "not a plan of this version; restart boesfsd to render it anew");
 	while ((line = strsep(&rest, "\n"))) {
 		number++;
 		if (!*line)

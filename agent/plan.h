@@ -19,7 +19,7 @@ enum plan_op {
 	OP_LINK,		/* link TARGET PATH */
 	OP_FILE,		/* file PATH MODE TEXT */
 	OP_COPY,		/* copy SOURCE PATH: the content of a file of the host, to be read by all */
-	OP_BIND,		/* bind SOURCE PATH: read-only, nosuid, nodev, not recursive */
+	OP_BIND,		/* bind SOURCE PATH [nofollow]: read-only, nosuid, nodev, not recursive */
 	OP_POLICY,		/* policy PROGRAM [ID]: what judges the BoesFS mounts that follow */
 	OP_GOVERN,		/* govern PATH ro|rw [SOURCE]: BoesFS on PATH, of SOURCE or of what is there; as bind */
 	OP_DEVICE,		/* device NAME */
@@ -31,7 +31,7 @@ enum plan_op {
 	OP_HOSTNAME,		/* hostname NAME */
 	OP_RLIMIT,		/* rlimit NAME NUMBER */
 	OP_DROP,		/* drop: own user namespace, no capabilities, no_new_privs */
-	OP_LANDLOCK,		/* landlock required|optional|off: begin a ruleset */
+	OP_LANDLOCK,		/* landlock required|optional|off|policy: begin a ruleset; policy: ABI 3 is required */
 	OP_ALLOW,		/* allow RIGHTS PATH: Landlock's, of PATH and all below; a letter each, see confine.c */
 	OP_PORTS,		/* ports connect|bind NUMBER...: the only TCP ports */
 	OP_RESTRICT,		/* restrict: enforce the ruleset */

@@ -143,7 +143,7 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		case OP_LINK: result = step_link(argv[0], argv[1]); break;
 		case OP_FILE: result = step_file(argv[0], argv[1], argv[2]); break;
 		case OP_COPY: result = step_copy(argv[0], argv[1]); break;
-		case OP_BIND: result = step_bind(argv[0], argv[1]); break;
+		case OP_BIND: result = step_bind(argv[0], argv[1], argv[2]); break;
 		case OP_POLICY: build->program = argv[0]; build->policy = argv[1]; break;
 		case OP_GOVERN: result = step_govern(build, argv[0], argv[1], argv[2]); break;
 		case OP_DEVICE: result = step_device(argv[0]); break;

@@ -32,7 +32,7 @@ int step_mkdir(const char *path, const char *mode);
 int step_link(const char *target, const char *path);
 int step_file(const char *path, const char *mode, const char *text);
 int step_copy(const char *source, const char *path);
-int step_bind(const char *source, const char *path);
+int step_bind(const char *source, const char *path, const char *nofollow);
 int step_govern(struct build *build, const char *path, const char *access, const char *source);
 int step_device(const char *name);
 int step_hide(const char *path);

@@ -21,6 +21,7 @@ from boesfsd.layout import Layout, layout
 from boesfsd.model import App, Change, Function, Json, Settings, check_app_name, check_function_name, new_id
 from boesfsd.options import parse_cpuset, text_values
 from boesfsd.policies import InForce, Policies, Wanted
+from boesfsd.policy.landlock import ABI
 from boesfsd.policy.sources import Compiled
 from boesfsd.runtimes import Runtime, find
 from boesfsd.store import Store, now_ms
@@ -199,7 +200,7 @@ class Functions(Slots):
                 app, existing = self.app(app_name), self.find(app_name, name)
                 self._check_replace(existing, given)
                 function = await self._describe(app, name, existing, staged, given)
-                compiled = await asyncio.to_thread(self.compile, function)
+                compiled = await asyncio.to_thread(self.compile, function, staged.path)
                 told = [*changes.deployed(existing, function), *changes.warnings(compiled)]
                 if given.get("dry-run", False):
                     return function, told
@@ -244,9 +245,9 @@ class Functions(Slots):
             policy=await asyncio.to_thread(manifest.read_policy, declared, staged.path, given),
         )
 
-    def _layout(self, function: Function) -> tuple[Runtime, Layout]:
+    def _layout(self, function: Function, code: Path | None = None) -> tuple[Runtime, Layout]:
         runtime = find(self._runtimes, function.settings.runtime)
-        return runtime, layout(function, runtime, self._bundles.path(function.digest), self._host)
+        return runtime, layout(function, runtime, code or self._bundles.path(function.digest), self._host)
 
     def in_force(self, function: Function, table: int) -> InForce | None:
         """What judges the function's files, if that is TABLE; None: nothing that is known here."""
@@ -256,13 +257,16 @@ class Functions(Slots):
         """What judges the function's files; None: no policy."""
         return self.in_force(function, self.policies.table_of(function))
 
-    def wanted(self, function: Function) -> Wanted | None:
+    def wanted(self, function: Function, code: Path | None = None) -> Wanted | None:
         """The policy that it is to have; None: none is enforced here, or a program is."""
-        return self.policies.wanted(function, *self._layout(function))
+        return self.policies.wanted(function, *self._layout(function, code))
 
-    def compile(self, function: Function) -> Compiled | None:
-        """Its policy, checked; None: none is enforced here."""
-        wanted = self.wanted(function)
+    def compile(self, function: Function, code: Path | None = None) -> Compiled | None:
+        """Its policy, checked, for CODE if that is not where it will be; None: none is enforced here."""
+        wanted = self.wanted(function, code)
+        if wanted and self.policies.enforcement != "boesfs" and self.landlock_abi < ABI:
+            problem = f"{function.label} has a policy, and this kernel's Landlock (ABI {self.landlock_abi}) keeps none"
+            raise BoesError("Unsupported", problem, hint=f"Linux 6.2 or later has ABI {ABI}, or use BoesFS")
         return self.policies.check(wanted) if wanted else None
 
     def _check_host(self, settings: Settings) -> None:
@@ -524,7 +528,11 @@ class Functions(Slots):
             except (BoesError, OSError, ValueError) as error:
                 log.error("%s cannot run: %s", function.label, error)
                 self._broken[function.id] = str(error)
-                if self._config.enforcement == "boesfs" and not plan.governs(plan.path(function.id)):
+                if self._config.enforcement == "boesfs":
+                    lax = not plan.governs(plan.path(function.id))
+                else:
+                    lax = isinstance(error, BoesError) and error.code == "InvalidPolicy"
+                if lax:
                     self._unjudged.add(function.id)
                     plan.path(function.id).unlink(missing_ok=True)
 

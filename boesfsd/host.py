@@ -52,25 +52,30 @@ def facts(config: Config, runtimes: dict[str, Runtime]) -> Host:
 def looking(trees: Mapping[str, str], hidden: Collection[str]) -> Look:
     """A look at what trees of the host have, by their places inside; HIDDEN directories are empty."""
 
-    def look(path: tuple[bytes, ...]) -> list[bytes] | bytes | None:
+    def look(path: tuple[bytes, ...]) -> list[bytes] | bytes | int:
         inside = "/" + os.fsdecode(b"/".join(path))
-        if inside in hidden:
-            return []
+        for directory in hidden:
+            if inside == directory:
+                return []
+            if inside.startswith(f"{directory}/"):
+                raise FileNotFoundError(inside)
         target = max((target for target in trees if f"{inside}/".startswith(f"{target}/")), key=len)
         place = os.fsencode(trees[target] + inside.removeprefix(target))
         try:
             return sorted(os.listdir(place)) if path == split(target.encode()) else _inside(place)
-        except NotADirectoryError:
-            return None
+        except NotADirectoryError as error:
+            raise FileNotFoundError(inside) from error
+        except PermissionError as error:
+            raise BoesError("AccessDenied", f"{os.fsdecode(place)}: {error.strerror}", hint="ask as root") from error
 
     return look
 
 
-def _inside(place: bytes) -> list[bytes] | bytes | None:
-    mode = os.lstat(place).st_mode
-    if stat.S_ISLNK(mode):
+def _inside(place: bytes) -> list[bytes] | bytes | int:
+    found = os.lstat(place)
+    if stat.S_ISLNK(found.st_mode):
         return os.readlink(place)
-    return sorted(os.listdir(place)) if stat.S_ISDIR(mode) else None
+    return sorted(os.listdir(place)) if stat.S_ISDIR(found.st_mode) else found.st_nlink
 
 
 def write(file: Path, text: str) -> bool:

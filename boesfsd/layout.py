@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a function's sandbox is made of, piece by piece, and what its policy has to know of that."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -100,9 +101,8 @@ def confined(made: Layout, kept: Confined) -> Layout:
     seen = {_path(path) for path in kept.files}
     return Layout(
         trees={path: source(path) for path, whole in pieces.items() if whole},
-        copies={path: text for path, text in made.copies.items() if path in seen or path == LOADER_CACHE},
-        links=made.links
-        | {_path(path): target.decode("utf-8", "surrogateescape") for path, target in kept.links.items()},
+        copies={path: text for path, text in made.copies.items() if path in seen},
+        links={_path(path): _text(target) for path, target in kept.links.items()},
         texts={path: text for path, text in made.texts.items() if path in seen},
         hidden=tuple(
             path for path in made.hidden if any(f"{path}/".startswith(f"{piece}/") for piece in pieces if pieces[piece])
@@ -114,21 +114,36 @@ def confined(made: Layout, kept: Confined) -> Layout:
     )
 
 
+def distinct(made: Layout) -> Layout:
+    """MADE with each directory of the host in one place: Landlock's rights are a directory's, wherever it is seen."""
+    twice = {
+        outer + inside[len(around) :]
+        for outer, around in made.trees.items()
+        for inner, inside in made.trees.items()
+        if inner != outer and f"{inside}/".startswith(f"{around}/")
+    }
+    return dataclasses.replace(made, hidden=(*made.hidden, *sorted(twice)))
+
+
 def tree(made: Layout, look: Look) -> Tree:
     """What a policy chooses from."""
     trees, free, files = (
         tuple(places.split(path.encode()) for path in paths)
-        for paths in (made.trees, (SHM, TMP), (*made.texts, *(path for path in made.copies if path != LOADER_CACHE)))
+        for paths in (made.trees, (SHM, TMP), (*made.texts, *made.copies))
     )
-    return Tree(look, trees, free, files, (places.split(CODE.encode()),))
+    links = {places.split(path.encode()): target.encode() for path, target in made.links.items()}
+    return Tree(look, trees, free, files, links, (places.split(CODE.encode()),))
 
 
 def _path(path: tuple[bytes, ...]) -> str:
-    whole = b"/" + b"/".join(path)
+    return _text(b"/" + b"/".join(path))
+
+
+def _text(name: bytes) -> str:
     try:
-        return whole.decode()
+        return name.decode()
     except UnicodeDecodeError as error:
-        problem = f"{whole.decode(errors='backslashreplace')}: this name is not UTF-8"
+        problem = f"{name.decode(errors='backslashreplace')}: this name is not UTF-8"
         raise BoesError("InvalidPolicy", problem, hint="rename it, or do not tell it apart from others") from error
 
 

@@ -7,7 +7,7 @@ seccomp, exec. The agent refuses to exec when one of them is missing.
 
 from pathlib import Path
 
-from boesfsd.layout import CERTIFICATES, CODE, DEVICES, LISTENER, LOADER_CACHE, PROC, SHM, TMP, Host, Layout
+from boesfsd.layout import CERTIFICATES, CODE, DEVICES, LISTENER, PROC, SHM, TMP, Host, Layout
 from boesfsd.model import Function
 from boesfsd.options import MIB
 from boesfsd.runtimes import Runtime
@@ -90,10 +90,11 @@ def _skeleton(layout: Layout) -> list[Step]:
 
 
 def _bound(function: Function, layout: Layout) -> list[Step]:
-    """All pieces as they are."""
+    """All pieces as they are; what a policy chose is what it was then, and no link to something else."""
+    alone = () if layout.rights is None else ("nofollow",)
     return [
         *_skeleton(layout),
-        *(("bind", source, target) for target, source in (*layout.trees.items(), *layout.files.items())),
+        *(("bind", source, target, *alone) for target, source in (*layout.trees.items(), *layout.files.items())),
         *_mounts(function, layout),
         ("pivot",),
     ]
@@ -139,7 +140,7 @@ def _confinement(function: Function, layout: Layout, host: Host) -> list[Step]:
         ("rlimit", "core", "0"),
         ("drop",),
         ("rlimit", "nproc", str(settings.tasks)),
-        ("landlock", host.landlock if layout.rights is None else "required"),  # without it a policy were not kept
+        ("landlock", host.landlock if layout.rights is None else "policy"),
         *ports,
         *(("allow", rights, path) for path, rights in _rights(layout).items()),
         ("allow", READ + WRITE, PROC),
@@ -151,8 +152,7 @@ def _confinement(function: Function, layout: Layout, host: Host) -> list[Step]:
 
 def _rights(layout: Layout) -> dict[str, str]:
     if layout.rights is not None:
-        own = dict.fromkeys(layout.copies.keys() & {LOADER_CACHE}, "r") | layout.rights
-        return own | {f"/dev/{name}": READ + WRITE for name in DEVICES}
+        return layout.rights | {f"/dev/{name}": READ + WRITE for name in DEVICES}
     trees = {target: f"{READ}x" for target in layout.trees if target not in CERTIFICATES}
     return trees | {"/etc": READ, "/dev": READ + WRITE, TMP: f"{READ}{WRITE}x"}
 

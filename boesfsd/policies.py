@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from boesfsd import host
 from boesfsd.config import CONF
 from boesfsd.errors import BoesError
-from boesfsd.layout import VARIABLES, Layout, confined, sandbox, tree
+from boesfsd.layout import VARIABLES, Layout, confined, distinct, sandbox, tree
 from boesfsd.model import Function, Learn, PolicyBlock, PolicyProgram, PolicySource
 from boesfsd.policy import findings, landlock, sources
 from boesfsd.policy.image import Image, pack
@@ -206,6 +206,7 @@ class Policies:
         compiled = self.compile(wanted)
         if self.enforcement != "boesfs":
             kept = self._kept(wanted)
+            confined(distinct(wanted.made), kept)
             stricter = tuple(told.finding for told in kept.told if told.rule and told.kept is not Kept.EXACT)
             return dataclasses.replace(compiled, findings=(*compiled.findings, *stricter))
         image = self._pack(compiled)
@@ -218,12 +219,17 @@ class Policies:
         Landlock. InvalidPolicy: it cannot be kept."""
         if wanted is None or self.enforcement == "boesfs":
             return made
-        return confined(made, self._kept(wanted))
+        return confined(distinct(made), self._kept(wanted))
 
     def _kept(self, wanted: Wanted) -> Confined:
         """InvalidPolicy: not at all, or more strictly than the administrator wants."""
-        look = host.looking(wanted.made.trees, wanted.made.hidden)
-        kept = landlock.confine(self.compile(wanted).policy, tree(wanted.made, look))
+        made = distinct(wanted.made)
+        try:
+            look = host.looking(made.trees, made.hidden)
+            kept = landlock.confine(self.compile(wanted).policy, tree(made, look))
+        except TooLargeError as error:
+            hint = "use fewer places with ** and *"
+            raise BoesError("InvalidPolicy", f"The policy cannot be kept: {error}", hint=hint) from error
         for kind, hint in (
             (Kept.IMPOSSIBLE, "set enforcement = boesfs in boesfsd.conf, or change the policy"),
             (Kept.STRICTER, "set stricter = yes in boesfsd.conf to have it so, or enforcement = boesfs"),

@@ -155,6 +155,7 @@ def _tell_kept(compiled: Compiled, given: argparse.Namespace) -> int:
     known = runtimes.find(runtimes.load(), given.landlock)
     beside = {layout.CODE: str(given.file.parent)} if given.file and given.file.name == "func.yaml" else {}
     made = layout.Layout(known.binds | beside, {}, known.links, dict.fromkeys(layout.FILES, ""), known.hide)
+    made = layout.distinct(made)
     kept = landlock.confine(compiled.policy, layout.tree(made, host.looking(made.trees, made.hidden)))
     for told in kept.told:
         print(told)

@@ -11,7 +11,7 @@ these, unless a rule denies them, which hides it.
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -36,8 +36,8 @@ RIGHTS = {
     "t": mask(("truncate",)),
     "f": mask(("create", "link-to", "rename-to")),
     "d": mask(("mkdir", "rename-to")),
-    "s": mask(("symlink", "rename-to")),
-    "n": mask(("mknod", "rename-to")),
+    "s": mask(("symlink", "link-to", "rename-to")),
+    "n": mask(("mknod", "link-to", "rename-to")),
     "u": mask(("unlink", "rename")),
     "e": mask(("rmdir", "rename")),
     "m": mask(("rename", "rename-to", "link-to")),
@@ -45,14 +45,17 @@ RIGHTS = {
 """Those of the agent's plan (`allow`), and what each lets one do: all of it has to be allowed."""
 READS = "rlx"
 OF_FILES, OF_DIRECTORIES = RIGHTS["r"] | RIGHTS["x"], RIGHTS["r"] | RIGHTS["l"] | RIGHTS["x"]
+"""What there is to lose where nothing can be changed."""
 GETATTR = mask(("getattr",))
 SEEN = ALL + 1
 """Beside what is allowed, if that is anything for which the object has to be there."""
-"""What there is to lose where nothing can be changed."""
 HIDDEN, LESS = "it is hidden", "what is denied to something below is denied to all"
 MOST_PIECES, MOST_GRANTS, MOST_VISITS, MOST_STATES = 1024, 2048, 20_000, 20_000
+MOST_BESIDE, MOST_BYTES, MOST_LOST = 2000, 400_000, 1000
+ABI = 3
+"""Landlock's, from which truncating is its too."""
 Path = tuple[bytes, ...]
-Look = Callable[[Path], "list[bytes] | bytes | None"]
+Look = Callable[[Path], "list[bytes] | bytes | int"]
 
 
 class Kept(enum.Enum):
@@ -86,14 +89,15 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What a sandbox could have. LOOK tells the names in a directory, where a symlink leads, or None of anything else;
-    FileNotFoundError: there is nothing. READ_ONLY: where trees of the host are; FREE: what is empty at first and the
-    function's own; FILES: the root's own. FIXED: read-only ones that never change."""
+    """What a sandbox could have. LOOK tells the names in a directory, where a symlink leads, or how many names anything
+    else has; FileNotFoundError: there is nothing. READ_ONLY: where trees of the host are; FREE: what is empty at first
+    and the function's own; FILES and LINKS: the root's own. FIXED: read-only ones that never change."""
 
     look: Look
     read_only: tuple[Path, ...]
     free: tuple[Path, ...]
     files: tuple[Path, ...] = ()
+    links: Mapping[Path, bytes] = field(default_factory=dict)
     fixed: tuple[Path, ...] = ()
 
 
@@ -113,7 +117,7 @@ class Confined:
     def sees(self, path: Path) -> bool:
         """Whether the object is there, and its attributes can be read."""
         above = {path[:depth] for depth in range(len(path) + 1)}
-        return not above.isdisjoint((*self.pieces, *self.free, *self.files, *self.links))
+        return path in self.made or not above.isdisjoint((*self.pieces, *self.free, *self.files, *self.links))
 
     def allows(self, operation: str, path: Path) -> bool:
         """Whether a governed operation is."""
@@ -190,10 +194,19 @@ class _Worker:
             allow = self.allow[state]
             sees = _visible(allow)
             below.append(_Below(sees, not sees, allow if sees else ALL, allow, allow))
+        self._settle(below, following)
+        for one, allow in zip(below, self.allow, strict=True):
+            if not one.visible and not one.none:  # a directory may be made for what is below it, and then listed
+                one.all &= ~(RIGHTS["l"] & ~allow)
+        self._settle(below, following)
+        return below
+
+    @staticmethod
+    def _settle(below: list[_Below], following: list[list[int]]) -> None:
         changed = True
         while changed:
             changed = False
-            for state in reversed(range(count)):
+            for state in reversed(range(len(below))):
                 one = below[state]
                 for child in (below[target] for target in following[state]):
                     new = _Below(
@@ -206,7 +219,6 @@ class _Worker:
                     if new != one:
                         below[state] = one = new
                         changed = True
-        return below
 
     # --- the tree
 
@@ -220,14 +232,29 @@ class _Worker:
                 self._visit(piece, self.table.label(piece), there=False)
             for file in self.tree.files:
                 self._file(file)
+            for link, target in self.tree.links.items():
+                if _visible(self.allow[self.table.label(link)]):
+                    self.found.links[link] = target
+                else:
+                    self._lose(link, self.allow[self.table.label(link)] & GETATTR, HIDDEN)
             self._check_size()
         except _Impossible as reason:
             self.found.told.append(Told(None, Kept.IMPOSSIBLE, str(reason)))
 
     def _check_size(self) -> None:
-        for what, most in ((self.found.pieces, MOST_PIECES), (self.found.rights, MOST_GRANTS)):
-            if len(what) > most:
-                raise _Impossible(f"it would take over {most} pieces; hide whole directories, or less")
+        found = self.found
+        paths = (*found.pieces, *found.pieces, *found.rights, *found.made, *found.links)
+        names = sum(len(name) + 1 for path in paths for name in path) + sum(map(len, found.links.values()))
+        beside = len(found.made) + len(found.links) - len(self.tree.links)
+        for count, most in (
+            (len(found.pieces), MOST_PIECES),
+            (len(found.rights), MOST_GRANTS),
+            (beside, MOST_BESIDE),
+            (names, MOST_BYTES),
+            (len(self.lost), MOST_LOST),
+        ):
+            if count > most:
+                raise _Impossible("it would take too many pieces; hide whole directories, or less")
 
     def _free(self, piece: Path) -> None:
         below = self.below[self.table.label(piece)]
@@ -265,11 +292,14 @@ class _Worker:
         if isinstance(inside, list):
             self._visit_directory(path, state, inside, there=there)
         elif not _visible(allow):
-            self._lose(path, _lost(allow, OF_FILES if inside is None else 0), HIDDEN)
-        elif inside is None:
+            self._lose(path, _lost(allow, 0 if isinstance(inside, bytes) else OF_FILES), HIDDEN)
+        elif isinstance(inside, int):
             if not there:
                 self.found.pieces[path] = False
-            self._grant(path, allow, "rx")
+            if inside == 1:
+                self._grant(path, allow, "rx")
+            else:  # rights of a file are of all its names
+                self._lose(path, allow & OF_FILES & ~self._granted(path), "it has another name, which may be denied")
         elif not there:
             self.found.links[path] = inside  # what it leads to is judged where that is
 
@@ -290,7 +320,7 @@ class _Worker:
         row, known = self.table.states[state], dict(self._names.get(state, ()))
         others = [self.below[target] for target in (self._ends(row.machine) if row.machine >= 0 else [row.otherwise])]
         if all(other.none for other in others):
-            names = sorted(known)
+            names = [name for name in names if name in known]
         elif not any(path[: len(piece)] == piece for piece in self.tree.fixed):
             later = 0
             for other in others:
@@ -314,12 +344,14 @@ class _Worker:
         return have | sum_of(more)
 
     def _lose(self, path: Path, lost: int, why: str) -> None:
-        if lost:
-            self.lost.append((path, lost, why))
+        if lost & ALL:
+            self.lost.append((path, lost & ALL, why))
 
     # --- rules
 
     def classes(self) -> Iterator[Told]:
+        if any(told.kept is Kept.IMPOSSIBLE for told in self.found.told):
+            return
         if self.policy.kill:
             yield Told(None, Kept.IMPOSSIBLE, "kill: nobody counts denials")
         for rule in self.policy.rules:
@@ -335,10 +367,11 @@ class _Worker:
         ):
             if is_so:
                 return Told(rule, Kept.IMPOSSIBLE, why)
+        hides = not verdict.allow and verdict.operations & FOLLOW
         at: list[tuple[Path, int, str]] = []
         above: list[tuple[Path, int, str]] = []
         for path, lost, why in self.lost:
-            if about := lost & verdict.operations if verdict.allow else lost:
+            if about := lost if hides else lost & verdict.operations:
                 (at if oracle.matches(rule.place, path) else above).append((path, about, why))
         for path, about, why in (*at, *above):
             if _concerns(rule.place, path):

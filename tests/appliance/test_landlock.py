@@ -41,6 +41,8 @@ WAYS = {
     "mknod": os.mkfifo,
     "rmdir": os.rmdir,
     "unlink": os.unlink,
+    "link-to": lambda path: os.link("/tmp/d/f", path),
+    "rename-to": lambda path: os.rename("/tmp/d/f", path),
 }
 def went(operation, path):
     try:
@@ -68,7 +70,14 @@ WRITING = [
         ("symlink", "/tmp/d/l"),
         ("unlink", "/tmp/d/l"),
     ),
-    *(("mknod", "/tmp/d/f"), ("unlink", "/tmp/d/f"), ("rmdir", "/tmp/d"), ("create", "/function/new")),
+    *(
+        ("mknod", "/tmp/d/f"),
+        ("link-to", "/tmp/d/g"),
+        ("rename-to", "/tmp/h"),
+        ("unlink", "/tmp/d/g"),
+        ("unlink", "/tmp/h"),
+    ),
+    *(("rmdir", "/tmp/d"), ("create", "/function/new"), ("iterate", "/etc"), ("iterate", "/")),
     *(("create", "/dev/shm/x"), ("create", "/usr/x"), ("chmod", "/function/tool"), ("create", "/etc/x")),
 ]
 
@@ -121,7 +130,8 @@ def test_a_policy_that_is_kept_exactly_is_what_the_oracle_says(deploy: Deploy, m
 
 
 def test_what_is_kept_more_strictly_needs_consent_and_hides_what_is_denied(own: Lab, deploy: Deploy) -> None:
-    policy = f"default: deny\nrules:\n{RUNTIME}{FREE}{SECRET}"
+    twice = "  - {deny: exec, on: '/usr/lib/boesfs/**'}\n"  # which is at /python too, where it may be run
+    policy = f"default: deny\nrules:\n{RUNTIME}{FREE}{SECRET}{twice}"
     with pytest.raises(AssertionError, match=r"stricter: option policy, line \d+, column") as refused:
         deploy(dict(TREE), policy=policy)
     assert "set stricter = yes in boesfsd.conf" in str(refused.value)
@@ -132,6 +142,7 @@ def test_what_is_kept_more_strictly_needs_consent_and_hides_what_is_denied(own: 
         assert allowed or went is not True, question
     assert try_all(function, [("read", "/function/data/public"), ("read", "/function/func.py")]) == [True, True]
     assert try_all(function, [("read", "/function/data/secret")]) == ["ENOENT"]
+    assert try_all(function, [("exec", "/usr/lib/boesfs/runtimes/python/bin/fdk")]) != [True]
     changes = own.bus.manager("Deploy", "sssa{sv}", app, function.name, own.source(dict(TREE)), {
         "policy": {"$": ["s", policy]}, "replace": {"$": ["b", True]}, "dry-run": {"$": ["b", True]},
     })[1]  # fmt: skip
@@ -152,6 +163,21 @@ def test_what_cannot_be_kept_is_refused(deploy: Deploy, rule: str, said: str) ->
         deploy(dict(TREE), policy=f"default: deny\nrules:\n{RUNTIME}{rule}")
     assert said in str(refused.value)
     assert "set enforcement = boesfs in boesfsd.conf" in str(refused.value)
+
+
+def test_what_the_runtime_hides_stays_hidden(deploy: Deploy) -> None:
+    policy = f"default: deny\nrules:\n{RUNTIME}  - {{allow: [read, list], on: /usr/lib/python3/dist-packages/**}}\n"
+    questions = [("iterate", "/usr/lib/python3/dist-packages"), ("read", "/usr/lib/python3/dist-packages/README")]
+    hidden = "import os\nresult = os.listdir('/usr/lib/python3/dist-packages')"
+    function = deploy(dict(TREE), policy=policy)
+    assert try_all(function, questions) == [True, "ENOENT"]
+    assert json.loads(function.call(hidden).text) == []
+    below = policy.replace(
+        "'/usr/**', ", "/usr/lib/x86_64-linux-gnu/**, /usr/lib/python3.13/**, '/usr/bin/**', /usr/lib64/**, "
+    )
+    below = below.replace("dist-packages/**", "dist-packages/yaml/**")
+    function = deploy(dict(TREE), policy=below)
+    assert try_all(function, [("iterate", "/usr/lib/python3/dist-packages/yaml")]) == ["ENOENT"]
 
 
 def test_another_policy_is_kept_by_the_next_instance(lab: Lab, deploy: Deploy) -> None:

@@ -282,9 +282,9 @@ def ask_plan(driver: Path, tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "FILE, line 1: not a plan of version 3"),
-        ("boesfs-plan\t9\nexec\tx\n", "FILE, line 1: not a plan of version 3"),
-        ("boesfs-plan 2\nexec\tx\n", "FILE, line 1: not a plan of version 3"),
+        ("", "FILE, line 1: not a plan of this version"),
+        ("boesfs-plan\t9\nexec\tx\n", "FILE, line 1: not a plan of this version"),
+        ("boesfs-plan 2\nexec\tx\n", "FILE, line 1: not a plan of this version"),
         ("boesfs-plan\t4\n", "FILE, line 2: a plan must end with exec"),
         ("boesfs-plan\t4\nexec\tx\npivot\n", "FILE, line 4: a plan must end with exec"),
         ("boesfs-plan\t4\npivot\nbanana\nexec\tx\n", "FILE, line 3: unknown operation or wrong fields"),

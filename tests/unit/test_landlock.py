@@ -33,17 +33,20 @@ PLACES = (
 GROUPS = ("read", "write", "list", "create", "delete", "exec", "meta", "all", "getattr", "lookup", "op:read", "rename")
 
 
-def look(path: tuple[bytes, ...]) -> list[bytes] | bytes | None:
+def look(path: tuple[bytes, ...]) -> list[bytes] | bytes | int:
     """HOST as a Tree has it."""
     here: Names | bytes | None = HOST
     for name in path:
         if not isinstance(here, dict) or name.decode() not in here:
             raise FileNotFoundError
         here = here[name.decode()]
-    return [name.encode() for name in here] if isinstance(here, dict) else here
+    if isinstance(here, dict):
+        return [name.encode() for name in here]
+    return here if here else 2 if path[-1] == b"sh" else 1
 
 
-TREE = Tree(look, ((b"usr",), (b"function",)), FREE, FILES, ((b"function",),))
+LINKS = {(b"bin",): b"usr/bin"}
+TREE = Tree(look, ((b"usr",), (b"function",)), FREE, FILES, LINKS, ((b"function",),))
 
 
 def existing() -> Iterator[tuple[bytes, ...]]:
@@ -82,12 +85,18 @@ def is_possible(confined: Confined) -> bool:
     return all(told.kept is not Kept.IMPOSSIBLE for told in confined.told)
 
 
+def can(operation: str, path: tuple[bytes, ...]) -> bool:
+    """Directories of the host are neither read nor run."""
+    directory = path[:1] in ((b"usr",), (b"function",)) and isinstance(look(path), list)
+    return not (directory and operation in ("read", "exec"))
+
+
 def there_is_to_lose(operation: str, path: tuple[bytes, ...], confined: Confined) -> bool:
     """Whether the operation can be done with what is there at all."""
     bit = operations.BIT[operation]
     if free := [place for place in FREE if path[: len(place)] == place]:
         return not bit & landlock.OF_DIRECTORIES & ~META or free[0] in confined.free
-    inside = look(path) if path not in FILES else None
+    inside = look(path) if path not in FILES else 1
     if isinstance(inside, bytes):
         return False
     able = landlock.OF_DIRECTORIES & ~landlock.OF_FILES if isinstance(inside, list) else landlock.OF_FILES
@@ -104,11 +113,11 @@ def test_nothing_is_allowed_that_the_oracle_denies_and_exact_is_exact(seed: int)
     for path in existing():
         for operation in operations.names(operations.ALL & ~FOLLOW):
             wanted = oracle.decide(policy, Request(operation, path))[0]
-            allowed = confined.sees(path) and confined.allows(operation, path)
+            allowed = confined.sees(path) and confined.allows(operation, path) and can(operation, path)
             assert wanted or not allowed, (operation, path)
             if exact and wanted and there_is_to_lose(operation, path, confined):
                 assert allowed, (operation, path)
-        if confined.sees(path):  # nothing is seen of what a rule hides
+        if confined.sees(path) and path not in confined.made:  # nothing is seen of what a rule hides
             for operation in operations.names(FOLLOW):
                 wanted, rule = oracle.decide(policy, Request(operation, path))
                 assert wanted or rule is None, (operation, path, rule)
@@ -197,6 +206,26 @@ def test_what_would_take_too_much_is_impossible(limit: str, value: int, monkeypa
     monkeypatch.setattr(landlock, limit, value)
     confined = landlock.confine(policy_of(f"rules:\n{RUNTIME}  - {{deny: all, on: /usr/lib/deep/**}}\n"), TREE)
     assert not is_possible(confined)
+
+
+def test_rights_of_a_file_with_two_names_are_not_given_to_one_of_them() -> None:
+    rules = "rules:\n  - {allow: [read, list], on: /usr/**}\n  - {allow: exec, on: /usr/bin/**}\n"
+    confined = landlock.confine(policy_of(rules), TREE)
+    assert confined.allows("exec", (b"usr", b"bin", b"python3.13"))
+    assert confined.allows("exec", (b"usr", b"bin", b"sh"))  # by the directory
+    confined = landlock.confine(policy_of(f"{rules}  - {{deny: exec, on: /usr/bin/python3.13}}\n"), TREE)
+    assert not confined.allows("exec", (b"usr", b"bin", b"sh"))
+    assert any(told.kept is Kept.STRICTER for told in confined.told)
+
+
+def test_what_is_only_passed_through_is_not_listed_and_links_go_with_their_rules() -> None:
+    confined = landlock.confine(policy_of("rules: [{allow: [read, list], on: /usr/lib/**}]"), TREE)
+    assert confined.made == [(b"usr",)]
+    assert not confined.allows("iterate", (b"usr",))
+    assert confined.allows("iterate", (b"usr", b"lib"))
+    assert confined.links == {}
+    confined = landlock.confine(policy_of("rules: [{allow: [read, list], on: [/usr/**, /bin]}]"), TREE)
+    assert confined.links == LINKS
 
 
 def test_attributes_go_with_what_can_be_written() -> None:
