@@ -165,7 +165,7 @@ int step_landlock(struct build *build, const char *mode, const struct step *port
 	struct ruleset_attr attr = {0};
 	size_t size = 8;
 
-	bool policy = !strcmp(mode, "policy");
+	bool policy = build->keeps_policy = !strcmp(mode, "policy");
 
 	build->abi = strcmp(mode, "off") ? landlock_abi() : 0;
 	if (!build->abi || (policy && build->abi < ABI_OF_POLICIES)) {
@@ -212,8 +212,8 @@ int step_allow(struct build *build, const char *rights, const char *path)
 		rule.parent = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		rule.allowed &= FILE_RIGHTS;
 	}
-	if (rule.parent < 0)
-		return -1;
+	if (rule.parent < 0)	/* nor has what has gone since a policy chose it */
+		return build->keeps_policy && errno == ENOENT ? 0 : -1;
 	result = syscall(SYS_landlock_add_rule, build->ruleset, RULE_PATH, &rule, 0);
 	close(rule.parent);
 	return result;

@@ -127,8 +127,8 @@ static int bind_with(const char *source, const char *path, uint64_t flags, unsig
 {
 	int mount = syscall(SYS_open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | follow);
 
-	if (mount < 0)
-		return -1;
+	if (mount < 0)	/* a piece that has gone since it was chosen leaves what it was to be mounted on, which is empty */
+		return follow && errno == ENOENT ? 0 : -1;
 	if (set_flags(mount, flags)) {
 		close(mount);
 		return -1;

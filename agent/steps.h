@@ -21,6 +21,7 @@ struct build {
 	int ruleset;		/* Landlock, -1 without */
 	int abi;
 	int ports_handled;	/* LANDLOCK_ACCESS_NET_* that the plan lists */
+	bool keeps_policy;	/* a policy chose what is there: what has gone since is left out */
 	bool pivoted, dropped, restricted, filtered;
 };
 

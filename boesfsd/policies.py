@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING
 from boesfsd import host
 from boesfsd.config import CONF
 from boesfsd.errors import BoesError
-from boesfsd.layout import VARIABLES, Layout, confined, distinct, sandbox, tree
+from boesfsd.layout import ORIGIN, VARIABLES, Layout, confined, distinct, sandbox, tree
 from boesfsd.model import Function, Learn, PolicyBlock, PolicyProgram, PolicySource
 from boesfsd.policy import findings, landlock, sources
 from boesfsd.policy.image import Image, pack
 from boesfsd.policy.judge import Judge
 from boesfsd.policy.landlock import Confined, Kept
+from boesfsd.policy.places import split
+from boesfsd.policy.rules import Finding
 from boesfsd.policy.sources import Compiled, Sandbox
 from boesfsd.policy.table import Request, TooLargeError
 from boesfsd.runtimes import Runtime
@@ -207,8 +209,12 @@ class Policies:
         if self.enforcement != "boesfs":
             kept = self._kept(wanted)
             confined(distinct(wanted.made), kept)
-            stricter = tuple(told.finding for told in kept.told if told.rule and told.kept is not Kept.EXACT)
-            return dataclasses.replace(compiled, findings=(*compiled.findings, *stricter))
+            told = [told.finding for told in kept.told if told.rule and told.kept is not Kept.EXACT]
+            programs = sorted(name for name in wanted.sandbox.subjects if name.startswith("/"))
+            if programs and not any(kept.sees(split(path.encode())) for path in programs):
+                remedy = "allow [read, exec] on it, and on what it is linked with"
+                told.append(Finding(ORIGIN, f"{programs[-1]} is not in the sandbox, so no instance will start", remedy))
+            return dataclasses.replace(compiled, findings=(*compiled.findings, *told))
         image = self._pack(compiled)
         found = zip(image.programs, self._executables(wanted), strict=True) if image.programs else ()
         missing = {path for path, executable in found if executable is None}

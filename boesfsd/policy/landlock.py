@@ -117,7 +117,8 @@ class Confined:
     def sees(self, path: Path) -> bool:
         """Whether the object is there, and its attributes can be read."""
         above = {path[:depth] for depth in range(len(path) + 1)}
-        return path in self.made or not above.isdisjoint((*self.pieces, *self.free, *self.files, *self.links))
+        alone = path in self.made or path in self.links
+        return alone or not above.isdisjoint((*self.pieces, *self.free, *self.files))
 
     def allows(self, operation: str, path: Path) -> bool:
         """Whether a governed operation is."""

@@ -149,6 +149,43 @@ def test_what_is_kept_more_strictly_needs_consent_and_hides_what_is_denied(own: 
     assert any("it is kept stricter" in name for what, _, name in changes if what == "warning"), changes
 
 
+def test_what_goes_from_the_host_does_not_keep_instances_from_starting(own: Lab) -> None:
+    names = ("denied", "stays", "goes")
+    own.machine.shell(
+        "mkdir -p /usr/share/boesfs-test; cd /usr/share/boesfs-test; for n in denied stays goes; do echo $n > $n; done"
+    )
+    policy = f"default: deny\nrules:\n{RUNTIME}  - {{deny: all, on: /usr/share/boesfs-test/denied}}\n"
+    policy += "  - {deny: exec, on: '/usr/share/boesfs-test/*'}\n"
+    function = own.deploy(own.app(), dict(TREE), policy=policy)
+    questions = [("read", f"/usr/share/boesfs-test/{name}") for name in names]
+    assert try_all(function, questions) == ["ENOENT", True, True]
+    own.machine.shell("rm /usr/share/boesfs-test/goes; ln -s stays /usr/share/boesfs-test/link")
+    own.bus.call(function.path, FUNCTION, "Stop")
+    own.bus.call(function.path, FUNCTION, "Start")
+    assert try_all(function, questions)[:2] == ["ENOENT", True]
+    own.machine.shell("cd /usr/share/boesfs-test; rm stays; ln -s denied stays")
+    own.bus.call(function.path, FUNCTION, "Stop")
+    own.bus.call(function.path, FUNCTION, "Start")
+    gone = [*questions[:1], ("read", "/usr/share/boesfs-test/stays")]
+    assert try_all(function, gone) == ["ENOENT", "ENOENT"]  # the link leads to what is not in the sandbox
+    own.machine.run("systemctl", "reload", "boesfsd")
+    own.bus.call(function.path, FUNCTION, "Stop")
+    own.bus.call(function.path, FUNCTION, "Start")
+    assert try_all(function, gone) == ["ENOENT", "ENOENT"]
+
+
+def test_consent_that_is_withdrawn_ends_what_needs_it(own: Lab) -> None:
+    policy = f"default: deny\nrules:\n{RUNTIME}{SECRET}"
+    function = own.deploy(own.app(), dict(TREE), policy=policy)
+    assert try_all(function, [("read", "/function/data/public")]) == [True]
+    own.machine.shell("echo 'stricter = no' > /etc/boesfsd/conf.d/60-test.conf; systemctl reload boesfsd")
+    wait_for(lambda: function.instances() == [])
+    assert "cannot be kept as it is" in function.get("LastError")
+    assert function.call("result = 1").status in (502, 503)
+    own.machine.shell("rm /etc/boesfsd/conf.d/60-test.conf; systemctl reload boesfsd")
+    assert try_all(function, [("read", "/function/data/public")]) == [True]
+
+
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
