@@ -44,11 +44,16 @@ class Live:
         numbers = _numbers(force)
         if function.program:
             numbers = {"program": function.program}
+        elif self._is_kept_without(function):
+            numbers = {"kept-by": "landlock"}
         elif force is None and self._functions.policies.learns(function):
             numbers = {"learns": 1}
         elif force is None and (table := self._functions.policies.table_of(function)):
             numbers = {"table": table}
         return _written(function.policy), _written(function.app.policy), numbers
+
+    def _is_kept_without(self, function: Function) -> bool:
+        return self._functions.policies.enforcement != "boesfs" and bool(function.policy or function.app.policy)
 
     async def table(self, function: Function) -> list[list[Any]]:
         """What judges the function, by states: number, place, what is allowed, conditions. Unsupported: nothing."""
@@ -90,6 +95,9 @@ class Live:
         if policies.fault:
             raise policies.fault
         force = self._functions.now_in_force(function)
+        if self._is_kept_without(function):
+            problem = f"The policy of {function.label} is kept by mounts and Landlock: there is no table to ask"
+            raise BoesError("Unsupported", problem, hint="boesfsctl policy verify --landlock, or decide")
         if force is None and policies.learns(function):
             problem = f"{function.label} learns, and is denied nothing"
             raise BoesError("Failed", problem, hint="that ends with boesfsctl learn, or when its time is over")

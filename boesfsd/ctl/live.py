@@ -126,6 +126,8 @@ def _show(given: argparse.Namespace) -> int:
 
 def _table_line(numbers: Json) -> str:
     match numbers:
+        case {"kept-by": _}:
+            return "no table: it is kept by mounts and Landlock, see boesfsctl policy verify --landlock"
         case {"learns": _}:
             return "no table: it learns, and is denied nothing"
         case {"program": name}:

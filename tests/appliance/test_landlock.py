@@ -221,6 +221,10 @@ def test_another_policy_is_kept_by_the_next_instance(lab: Lab, deploy: Deploy) -
     without = f"default: deny\nrules:\n{RUNTIME}{FREE}"
     function = deploy(dict(TREE), policy=without)
     assert try_all(function, [("read", "/etc/passwd")]) == ["ENOENT"]
+    shown = lab.machine.run("boesfsctl", "policy", "show", f"{function.app}/{function.name}").stdout
+    assert "# no table: it is kept by mounts and Landlock" in shown, shown
+    asked = lab.machine.run("boesfsctl", "policy", "test", f"{function.app}/{function.name}", "read", "/x", check=False)
+    assert (asked.returncode, "is kept by mounts and Landlock" in asked.stderr) == (69, True), asked
     more = f"{without}  - {{allow: read, on: /etc/passwd}}\n"
     lab.bus.call(function.path, FUNCTION, "SetPolicy", "sa{sv}", more, {})
     wait_for(lambda: try_all(function, [("read", "/etc/passwd")]) == [True])
