@@ -17,6 +17,7 @@ sys.path.insert(0, str(T / "boesfsd.zip"))
 import policies
 
 from boesfsd import kernel
+from boesfsd.model import Learn
 from boesfsd.policy import compiler, image, operations, oracle
 from boesfsd.policy.places import parse
 from boesfsd.policy.rules import Origin, Policy, Rule, Verdict
@@ -56,7 +57,7 @@ class Tables:
         self.kernel = kernel.Policies()
         self.used = 0
 
-    def load(self, policy: Policy, number: int, *, kill: int = 0, learn: bool = False) -> None:
+    def load(self, policy: Policy, number: int, *, kill: int = 0, learn: Learn | None = None) -> None:
         """Fill table NUMBER."""
         packed = image.pack(compiler.compile_policy(policy), kernel.NUMBERS)
         programs = [kernel.executable(Path(program)) for program in packed.programs]
@@ -70,6 +71,11 @@ class Tables:
         if self.used:
             self.kernel.take_away(self.used)
         self.used = number
+
+    def read(self) -> None:
+        """All that the kernel has told."""
+        while self.kernel.read():
+            pass
 
     def close(self) -> None:
         """Let go of everything; there is no mount any longer."""

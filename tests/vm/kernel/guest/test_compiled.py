@@ -29,6 +29,7 @@ from compiled import (
 from scene import SCALE, Scene, opened, refused
 
 from boesfsd.errors import BoesError
+from boesfsd.model import Learn
 from boesfsd.policy import image
 from boesfsd.policy.compiler import compile_policy
 from boesfsd.policy.places import Glob, parse
@@ -91,7 +92,7 @@ def test_what_is_denied_is_told_with_path_rule_caller_and_count(s: Scene) -> Non
             with refused():
                 call()
         (up / "d/b").stat()
-        tables.kernel.read()
+        tables.read()
         said = [(r.path, r.other, r.string, r.fields["verdict"], r.fields["denials"]) for r in heard]
         assert said == [
             (b"/d/a", b"", b"", -errno.EPERM, 1),
@@ -189,17 +190,34 @@ def test_who_learns_is_told_of_what_it_would_have_been_denied_and_allowed_it(s: 
     (s.lower / "a").write_text("x")
     heard: list[kernel.Record] = []
     with loaded() as tables:
-        tables.enforce(Policy(0, ()), learn=True, kill=1)
+        now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+        tables.enforce(Policy(0, ()), learn=Learn(7, now + 1000), kill=1)
         tables.kernel.listen(heard.append)
         up = mount(s)
         for _ in range(2):
             assert (up / "a").read_text() == "x"
         (up / "a").chmod(0o600)
-        tables.kernel.read()
+        tables.read()
         numbers = {value: name for name, value in kernel.NUMBERS.items() if name.startswith("BOESFS_OP_")}
         said = {(r.path, numbers[r.fields["op"]].removeprefix("BOESFS_OP_")) for r in heard}
         assert {(b"/a", name) for name in ("LOOKUP", "OPEN", "READ", "SETATTR", "GETATTR")} <= said
-        assert {r.fields["verdict"] for r in heard} == {0}
+        assert {r.fields["verdict"] for r in heard} == {-errno.EPERM}
+        counted = Counter((r.path, r.fields["op"], r.fields["access"]) for r in heard)
+        assert set(counted.values()) == {1}, counted  # each is told once
+        for until, number in ((now + 1000, 7), (now + 1000, 8), (0, 8)):
+            tables.enforce(Policy(0, ()), learn=Learn(number, until))
+            heard.clear()
+            try:
+                (up / "a").stat()
+                allowed = True
+            except PermissionError:
+                allowed = False
+            tables.read()
+            assert (allowed, bool(heard)) == (bool(until), number == 8), (until, number)
+        tables.enforce(Policy(0, ()), learn=Learn(9, now + 1000))
+        tables.kernel.unlearn(tables.used, POLICY)
+        with refused():
+            (up / "a").stat()
         s.umount()
 
 
@@ -374,11 +392,11 @@ def flooded(tables: Tables, path: Path, times: int) -> list[kernel.Record]:
     tables.kernel.listen(heard.append)
     for number in range(times + 1):
         if number == times:
-            tables.kernel.read()
+            tables.read()
             time.sleep(1.1)  # in the next second there is room again
         with refused():
             path.stat()
-    tables.kernel.read()
+    tables.read()
     return heard
 
 
