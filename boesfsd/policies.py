@@ -298,11 +298,9 @@ class Policies:
     def unlearn(self, number: int, table: int) -> None:
         """From now on TABLE, if it is still one that the policy NUMBER learns with, denies like any other."""
         with self._lock:
-            if table in self._learning and self._kernel:
+            if table in self._learning and self._kernel:  # one that is freed is not
                 self._learning.discard(table)
-                current = self._tables.get(number)
-                if (current and current.number == table) or any(old == table for _, old in self._retired):
-                    self._kernel.unlearn(table, number)
+                self._kernel.unlearn(table, number)
 
     def learns(self, function: Function) -> bool:
         """Whether nothing is denied to it now."""

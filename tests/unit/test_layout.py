@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a sandbox is made of, and what its policy knows of that."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from samples import CODE, bare_host, full_function, full_host, function, made, python_runtime
 
+from boesfsd import host, plan
 from boesfsd.errors import BoesError
-from boesfsd.layout import DEVICES, LOADER_CACHE, sandbox
+from boesfsd.layout import DEVICES, LOADER_CACHE, confined, distinct, sandbox
 from boesfsd.model import Function, PolicyBlock
 from boesfsd.policy import operations, oracle, sources
+from boesfsd.policy.landlock import Confined
 from boesfsd.policy.places import split
 from boesfsd.policy.sources import Compiled, Sandbox
 from boesfsd.policy.table import Request
@@ -116,3 +119,46 @@ def test_a_function_without_network_gets_neither_certificates_nor_a_resolver() -
     assert set(there.copies) == {LOADER_CACHE}
     assert "/etc/ssl/certs" not in there.trees
     assert "/etc/resolv.conf" in made(full_function(), full_host()).copies
+
+
+# --- without BoesFS
+
+
+def test_what_is_hidden_is_empty_and_nothing_of_it_is_found_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "hidden").mkdir()
+    for name in ("file", "hidden/secret"):
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("hidden/secret")
+    (tmp_path / "twin").hardlink_to(tmp_path / "file")
+    look = host.looking({"/t": str(tmp_path)}, ["/t/hidden"])
+    assert look((b"t",)) == [b"file", b"hidden", b"link", b"twin"]
+    assert (look((b"t", b"file")), look((b"t", b"link"))) == (2, b"hidden/secret")
+    assert look((b"t", b"hidden")) == []
+    for path in ((b"t", b"hidden", b"secret"), (b"t", b"no"), (b"t", b"file", b"no")):
+        with pytest.raises(FileNotFoundError):
+            look(path)
+
+
+def test_a_directory_that_is_in_two_places_is_empty_in_the_outer_one() -> None:
+    trees = {"/usr": "/usr", "/python": "/usr/lib/python", "/usrlocal": "/usrlocal", "/function": "/srv/code"}
+    plain = dataclasses.replace(made(function(), full_host()), trees=trees, hidden=("/usr/local",))
+    assert distinct(plain).hidden == ("/usr/local", "/usr/lib/python")
+
+
+def test_what_a_policy_leaves_is_what_the_agent_is_told_to_make() -> None:
+    whole = made(function(), full_host())
+    kept = Confined(
+        pieces={(b"usr", b"bin"): True, (b"usr", b"lib", b"x.so"): False},
+        made=[(b"usr",), (b"usr", b"lib")],
+        links={(b"usr", b"y"): b"bin"},
+        files=[(b"etc", b"hosts")],
+        rights={(b"usr", b"bin"): "rx"},
+    )
+    steps = plan.render(function(), python_runtime(), confined(whole, kept), full_host()).splitlines()
+    for step in (
+        *("bind\t/usr/bin\t/usr/bin\tnofollow", "bind\t/usr/lib/x.so\t/usr/lib/x.so\tnofollow", "landlock\tpolicy"),
+        *("file\t/usr/lib/x.so\t0444\t", "link\tbin\t/usr/y", "hide\t/tmp", "hide\t/dev/shm", "allow\trx\t/usr/bin"),
+    ):
+        assert step in steps, step
+    for beginning in ("tmpfs", "file\t/etc/passwd", "link\tusr/bin", "bind\t/usr\t", "allow\trl\t/etc", "allow\trlx"):
+        assert not [step for step in steps if step.startswith(beginning)], beginning
