@@ -11,7 +11,7 @@ from pathlib import Path
 
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
-from boesfsd.layout import OPTIONAL, Host
+from boesfsd.layout import OPTIONAL, Host, tree_at
 from boesfsd.plan import NETNS, netns
 from boesfsd.policy.landlock import Look
 from boesfsd.policy.places import split
@@ -59,7 +59,7 @@ def looking(trees: Mapping[str, str], hidden: Collection[str]) -> Look:
                 return []
             if inside.startswith(f"{directory}/"):
                 raise FileNotFoundError(inside)
-        target = max((target for target in trees if f"{inside}/".startswith(f"{target}/")), key=len)
+        target = tree_at(trees, inside)
         place = os.fsencode(trees[target] + inside.removeprefix(target))
         try:
             return sorted(os.listdir(place)) if path == split(target.encode()) else _inside(place)

@@ -2,6 +2,7 @@
 """What a function's sandbox is made of, piece by piece, and what its policy has to know of that."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -94,7 +95,7 @@ def confined(made: Layout, kept: Confined) -> Layout:
     agent."""
 
     def source(path: str) -> str:
-        target = max((target for target in made.trees if f"{path}/".startswith(f"{target}/")), key=len)
+        target = tree_at(made.trees, path)
         return made.trees[target] + path.removeprefix(target)
 
     pieces = {_path(path): whole for path, whole in kept.pieces.items()}
@@ -112,6 +113,11 @@ def confined(made: Layout, kept: Confined) -> Layout:
         closed=tuple(path for path in (SHM, TMP) if places.split(path.encode()) not in kept.free),
         rights={_path(path): rights for path, rights in kept.rights.items()},
     )
+
+
+def tree_at(trees: Iterable[str], path: str) -> str:
+    """Of the places of TREES that which PATH is at or below; "": none."""
+    return max((tree for tree in trees if f"{path}/".startswith(f"{tree}/")), key=len, default="")
 
 
 def distinct(made: Layout) -> Layout:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from boesfsd import host
 from boesfsd.config import CONF
 from boesfsd.errors import BoesError
-from boesfsd.layout import ORIGIN, VARIABLES, Layout, confined, distinct, sandbox, tree
+from boesfsd.layout import ORIGIN, VARIABLES, Layout, confined, distinct, sandbox, tree, tree_at
 from boesfsd.model import Function, Learn, PolicyBlock, PolicyProgram, PolicySource
 from boesfsd.policy import findings, landlock, sources
 from boesfsd.policy.image import Image, pack
@@ -474,6 +474,6 @@ def _files(paths: Iterable[str], made: Layout) -> list[Path]:
     for path in paths:
         link = next((link for link in made.links if path.startswith(f"{link}/")), "")
         inside = f"/{made.links[link]}/{path.removeprefix(f'{link}/')}" if link else path
-        target = max((target for target in made.trees if inside.startswith(f"{target}/")), key=len, default="")
+        target = tree_at(made.trees, inside)
         found.append(Path(made.trees[target], inside.removeprefix(f"{target}/")) if target else NOWHERE)
     return found
