@@ -83,8 +83,11 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	cp -r $(BUILD)/fdk-$(PYTHON_VERSION) $(LIB)/runtimes/python
 	rm $(LIB)/runtimes/python/.done
 	install -m 0644 etc/runtimes/*.toml $(LIB)/runtimes/
+	install -m 0644 etc/run.toml $(LIB)/
 	install -m 0755 etc/boesfsd.launcher $(DESTDIR)/usr/sbin/boesfsd
 	install -m 0755 etc/boesfsctl.launcher $(DESTDIR)/usr/bin/boesfsctl
+	install -m 0755 etc/boesfs.launcher $(DESTDIR)/usr/bin/boesfs
+	ln -sf boesfs $(DESTDIR)/usr/bin/gofs
 	install -m 0755 etc/boesfs-net.launcher $(LIB)/boesfs-net
 	install -m 0755 etc/boesfs-setup.launcher $(LIB)/boesfs-setup
 	$(if $(BPF),install -m 0644 $(BPF)/boesfs_policy.bpf.o $(LIB)/)

@@ -107,11 +107,11 @@ static int write_once(const char *file, const char *text)
  * Become the function's own uid, alone in a user namespace of its own. A process may map its own ids one to one
  * without privilege, but only while its /proc files are its own: hence dumpable for a moment (proc(5)).
  */
-static int own_user_namespace(uid_t uid)
+static int own_user_namespace(uid_t uid, gid_t gid)
 {
-	char map[64];
+	char users[64], groups[64];
 
-	if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
+	if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
 		return -1;
 	if (prctl(PR_SET_DUMPABLE, 1))
 		return -1;
@@ -119,14 +119,15 @@ static int own_user_namespace(uid_t uid)
 		errno = EUSERS;		/* whatever forbids it: a sysctl, a security module, a chroot */
 		return -1;
 	}
-	snprintf(map, sizeof map, "%u %u 1\n", uid, uid);
-	if (write_once("/proc/self/setgroups", "deny") || write_once("/proc/self/uid_map", map) ||
-	    write_once("/proc/self/gid_map", map))
+	snprintf(users, sizeof users, "%u %u 1\n", uid, uid);
+	snprintf(groups, sizeof groups, "%u %u 1\n", gid, gid);
+	if (write_once("/proc/self/setgroups", "deny") || write_once("/proc/self/uid_map", users) ||
+	    write_once("/proc/self/gid_map", groups))
 		return -1;
 	return prctl(PR_SET_DUMPABLE, 0);
 }
 
-static int no_capabilities(void)
+int no_capabilities(void)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct none[2] = {0};
@@ -141,14 +142,14 @@ static int no_capabilities(void)
 
 int step_drop(struct build *build)
 {
-	if (!build->pivoted || !build->uid) {
+	if (!build->pivoted) {
 		errno = EINVAL;
 		return -1;
 	}
 	/* the function first, when memory runs short; the supervisor must live to say so */
 	if (write_once("/proc/self/oom_score_adj", "500"))
 		return -1;
-	if (own_user_namespace(build->uid) || no_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if (own_user_namespace(build->uid, build->gid) || no_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return -1;
 	build->dropped = true;
 	/* credentials have changed for the last time, which would have cleared this */
@@ -258,6 +259,20 @@ int filter_read(struct sock_fprog *filter, const char *path)
 	}
 	close(fd);
 	return result;
+}
+
+int step_terminal(struct build *build)
+{
+	int ours = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC), unlocked = 0;
+
+	if (ours < 0)
+		return -1;
+	if (!ioctl(ours, TIOCSPTLCK, &unlocked))
+		build->terminal = ioctl(ours, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (build->terminal >= 0)
+		return ours;
+	close(ours);
+	return -1;
 }
 
 int step_seccomp(struct build *build)

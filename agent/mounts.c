@@ -142,6 +142,26 @@ int step_bind(const char *source, const char *path, const char *nofollow)
 			 nofollow ? AT_SYMLINK_NOFOLLOW : 0);
 }
 
+int mount_detached(int directory)
+{
+	return syscall(SYS_open_tree, directory, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+}
+
+int step_tree(const struct build *build, const char *name, const char *path, const char *access)
+{
+	uint64_t flags = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (strcmp(access, "rw") ? MOUNT_ATTR_RDONLY : 0);
+
+	for (int i = 0; i < build->trees; i++) {
+		int mount = build->tree[i].mount;
+
+		if (strcmp(build->tree[i].name, name))
+			continue;
+		return set_flags(mount, flags) ? -1 : attach(mount, path);
+	}
+	errno = EBADF;
+	return -1;
+}
+
 /* What the kernel says of a mount that it refuses; its first message is the one that tells why. */
 static void read_refusal(int context, char *text, size_t size)
 {
@@ -211,6 +231,23 @@ int step_tmpfs(const char *path, uint64_t bytes, const char *mode, uid_t uid)
 int step_proc(const char *path)
 {
 	return mount("proc", inside(path), "proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL);
+}
+
+int step_freeze(const char *path)
+{
+	int mount = syscall(SYS_open_tree, AT_FDCWD, inside(path), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+
+	if (mount < 0)
+		return errno == ENOENT ? 0 : -1;
+	return set_flags(mount, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC) ? -1 : attach(mount, path);
+}
+
+int step_pts(const char *path, uid_t uid, gid_t gid)
+{
+	char options[96];
+
+	snprintf(options, sizeof options, "uid=%u,gid=%u,mode=0620,ptmxmode=0666", uid, gid);
+	return mount("devpts", inside(path), "devpts", MS_NOSUID | MS_NOEXEC, options);
 }
 
 int step_listener(int mount, const char *path)

@@ -3,7 +3,7 @@
 #define BOESFS_PLAN_H
 /*
  * A plan is what boesfsd decided and the agent executes: text, one operation a line, fields separated by tabs,
- * with \t, \n and \\ as escapes. The first line is "boesfs-plan 4". Operations run in the order they are written;
+ * with \t, \n and \\ as escapes. The first line is "boesfs-plan 5". Operations run in the order they are written;
  * boesfsd/plan.py writes them and documents each one.
  */
 #include <stddef.h>
@@ -12,7 +12,7 @@
 enum plan_op {
 	OP_LABEL,		/* label KEY VALUE: what journal fields and the hostname call this instance */
 	OP_LIMIT,		/* limit NAME NUMBER: what the supervisor keeps to */
-	OP_USER,		/* user UID */
+	OP_USER,		/* user UID [GID]: without, the number is both */
 	OP_NETWORK,		/* network none|host|PATH */
 	OP_ROOT,		/* root BYTES: begin the new root, a tmpfs */
 	OP_MKDIR,		/* mkdir PATH MODE */
@@ -20,16 +20,20 @@ enum plan_op {
 	OP_FILE,		/* file PATH MODE TEXT */
 	OP_COPY,		/* copy SOURCE PATH: the content of a file of the host, to be read by all */
 	OP_BIND,		/* bind SOURCE PATH [nofollow]: read-only, nosuid, nodev, not recursive */
+	OP_TREE,		/* tree NAME PATH ro|rw: a directory that was handed over; as bind */
 	OP_POLICY,		/* policy PROGRAM [ID]: what judges the BoesFS mounts that follow */
 	OP_GOVERN,		/* govern PATH ro|rw [SOURCE]: BoesFS on PATH, of SOURCE or of what is there; as bind */
 	OP_DEVICE,		/* device NAME */
 	OP_HIDE,		/* hide PATH: an empty read-only directory over it */
 	OP_TMPFS,		/* tmpfs PATH BYTES MODE */
 	OP_PROC,		/* proc PATH */
+	OP_FREEZE,		/* freeze PATH: what is there, if anything, read-only */
+	OP_PTS,			/* pts PATH: terminals of its own */
 	OP_LISTENER,		/* listener PATH: the directory where the FDK puts its socket */
 	OP_PIVOT,		/* pivot: the new root becomes / and read-only */
 	OP_HOSTNAME,		/* hostname NAME */
 	OP_RLIMIT,		/* rlimit NAME NUMBER */
+	OP_TERMINAL,		/* terminal: a new one is its standard input, output and error */
 	OP_DROP,		/* drop: own user namespace, no capabilities, no_new_privs */
 	OP_LANDLOCK,		/* landlock required|optional|off|policy: begin a ruleset; policy: ABI 3 is required */
 	OP_ALLOW,		/* allow RIGHTS PATH: Landlock's, of PATH and all below; a letter each, see confine.c */
@@ -38,11 +42,12 @@ enum plan_op {
 	OP_SECCOMP,		/* seccomp PATH: a compiled filter */
 	OP_ENV,			/* env NAME=VALUE */
 	OP_CWD,			/* cwd PATH */
-	OP_EXEC,		/* exec PROGRAM ARG... */
+	OP_REAPER,		/* reaper: PID 1 is one of ours, that passes on signals and ends with the program */
+	OP_EXEC,		/* exec PROGRAM ARG...; without a / it is looked for in the PATH of its environment */
 	OP_COUNT,
 };
 
-enum { PLAN_MAX_BYTES = 1 << 20, PLAN_VERSION = 4 };
+enum { PLAN_MAX_BYTES = 32 << 20, PLAN_VERSION = 5 };
 
 struct step {
 	enum plan_op op;

@@ -4,12 +4,10 @@
 #include "http.h"
 #include "notify.h"
 #include "policy.h"
-#include "syscall_names.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -17,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
-#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -39,7 +36,6 @@ enum {
 	REUSE_MS = 1000,	/* an FDK may close an idle connection; do not meet it doing so */
 	FLUSH_MS = 2000,	/* for last answers when the instance ends */
 	DRAIN_BYTES = 4 << 20,	/* of output read at one go, so that a flood cannot starve the call */
-	SYSCALLS_SEEN = 512,
 };
 
 static const char fdk_socket[] = "lsnr.sock";
@@ -68,8 +64,7 @@ struct supervisor {
 	uint64_t now_ms, started_ms, idle_since_ms;
 	uint64_t timeout_ms, idle_ms, init_ms;
 	int exit_status;
-	int signal_fd, inotify_fd, watch, notify_fd;	/* notify_fd: of seccomp */
-	unsigned char refused[SYSCALLS_SEEN];
+	int signal_fd, inotify_fd, watch;
 	struct client clients[CLIENTS_MAX];
 
 	/* the call being served */
@@ -81,10 +76,7 @@ struct supervisor {
 	bool response_begun, fdk_close, fdk_eof;
 	uint64_t deadline_ms, call_began_ms;
 
-	/* how the FDK ended, as wait(2) has it; -1 while it runs */
-	int fdk_status;
 	bool gone;		/* the sandbox's init has ended */
-	char failure[256];	/* a step of the plan that failed */
 };
 
 uint64_t monotonic_ms(void)
@@ -294,11 +286,6 @@ static void close_fdk(struct supervisor *s)
 	s->fdk_fd = -1;
 }
 
-static void kill_sandbox(struct supervisor *s)
-{
-	syscall(SYS_pidfd_send_signal, s->sandbox->init_fd, SIGKILL, NULL, 0);
-}
-
 /* All the function printed until now belongs to the call, or the start, that ends here. */
 static void drain_output(struct supervisor *s, size_t most)
 {
@@ -318,7 +305,7 @@ static void end_instance(struct supervisor *s, int exit_status, int status, cons
 	s->state = ENDING;
 	s->exit_status = exit_status;
 	s->started_ms = s->now_ms;
-	kill_sandbox(s);
+	sandbox_kill(s->sandbox);
 	if (s->caller && status) {
 		struct client *caller = s->caller;
 
@@ -336,31 +323,6 @@ static void end_instance(struct supervisor *s, int exit_status, int status, cons
 	}
 }
 
-/* Has the kernel killed a process of this unit for want of memory? (memory.events of our own cgroup) */
-static bool out_of_memory(void)
-{
-	char line[512], path[600];
-	unsigned long long kills = 0;
-	FILE *file = fopen("/proc/self/cgroup", "re");
-
-	if (!file)
-		return false;
-	*path = 0;
-	while (fgets(line, sizeof line, file))
-		if (!strncmp(line, "0::/", 4)) {
-			line[strcspn(line, "\n")] = 0;
-			snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.events", line + 3);
-		}
-	fclose(file);
-	file = *path ? fopen(path, "re") : NULL;
-	if (!file)
-		return false;
-	while (fgets(line, sizeof line, file))
-		sscanf(line, "oom_kill %llu", &kills);
-	fclose(file);
-	return kills > 0;
-}
-
 /* How the FDK's end reads to a person, and as exit status of the unit's main process (sysexits.h has the first). */
 static int describe_end(const struct supervisor *s, char *text, size_t size)
 {
@@ -368,23 +330,21 @@ static int describe_end(const struct supervisor *s, char *text, size_t size)
 		return EX_NOPERM;
 	if (out_of_memory())
 		snprintf(text, size, "out of memory: it used more than memory= allows");
-	else if (s->fdk_status < 0)
+	else if (s->sandbox->status < 0)
 		snprintf(text, size, "its connection broke");
-	else if (WIFSIGNALED(s->fdk_status))
-		snprintf(text, size, "killed by SIG%s", sigabbrev_np(WTERMSIG(s->fdk_status)));
+	else if (WIFSIGNALED(s->sandbox->status))
+		snprintf(text, size, "killed by SIG%s", sigabbrev_np(WTERMSIG(s->sandbox->status)));
 	else
-		snprintf(text, size, "exited with status %d", WEXITSTATUS(s->fdk_status));
+		snprintf(text, size, "exited with status %d", WEXITSTATUS(s->sandbox->status));
 	return 1;
 }
-
-static bool read_report(struct supervisor *s);
 
 /* Its connection ends a moment before init can say how it ended. */
 static void await_report(struct supervisor *s)
 {
 	struct pollfd report = {.fd = s->sandbox->report_fd, .events = POLLIN};
 
-	while (s->fdk_status < 0 && s->sandbox->report_fd >= 0 && poll(&report, 1, REPORT_WAIT_MS) > 0 && read_report(s))
+	while (s->sandbox->status < 0 && s->sandbox->report_fd >= 0 && poll(&report, 1, REPORT_WAIT_MS) > 0 && sandbox_hear(s->sandbox))
 		;
 }
 
@@ -730,69 +690,13 @@ static void next_call(struct supervisor *s)
 
 /* --- what the sandbox says ---------------------------------------------------------------------------------- */
 
-/* EPERM for a call that exists, ENOSYS for one newer than our table: libraries then fall back. */
-static void refuse_syscall(struct supervisor *s)
-{
-	struct seccomp_notif request = {0};
-	struct seccomp_notif_resp reply = {0};
-	unsigned number;
-	const char *name = NULL;
-
-	if (ioctl(s->notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &request))
-		return;
-	number = request.data.nr;
-	if (number < sizeof syscall_names / sizeof *syscall_names)
-		name = syscall_names[number];
-	reply.id = request.id;
-	reply.error = name ? -EPERM : -ENOSYS;
-	ioctl(s->notify_fd, SECCOMP_IOCTL_NOTIF_SEND, &reply);
-	if (number < SYSCALLS_SEEN && s->refused[number]++)
-		return;	/* once for each system call and instance */
-	journal_say(s->journal, LOG_WARNING, "System call %s (%u) was refused", name ? name : "unknown", number);
-}
-
-static int received_fd(struct msghdr *message)
-{
-	struct cmsghdr *header = CMSG_FIRSTHDR(message);
-	int fd = -1;
-
-	if (header && header->cmsg_type == SCM_RIGHTS)
-		memcpy(&fd, CMSG_DATA(header), sizeof fd);
-	return fd;
-}
-
-/* False when there is nothing (more) to read. */
-static bool read_report(struct supervisor *s)
-{
-	char text[256], control[CMSG_SPACE(sizeof(int))];
-	struct iovec part = {text, sizeof text - 1};
-	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-	ssize_t len = recvmsg(s->sandbox->report_fd, &message, MSG_CMSG_CLOEXEC);
-
-	if (len <= 0) {
-		if (!len || errno != EAGAIN) {
-			close(s->sandbox->report_fd);
-			s->sandbox->report_fd = -1;
-		}
-		return false;
-	}
-	text[len] = 0;
-	if (*text == 'N')
-		s->notify_fd = received_fd(&message);
-	else if (*text == 'X')
-		s->fdk_status = atoi(text + 1);
-	else if (!*s->failure)
-		snprintf(s->failure, sizeof s->failure, "%s", text + 1);
-	return true;
-}
-
 static void fail_start(struct supervisor *s, int status, const char *message, const char *detail)
 {
 	drain_output(s, DRAIN_BYTES);
 	for (int i = 0; i < 2; i++)
 		stream_flush(&s->streams[i], s->journal, s->now_ms);
 	journal_say(s->journal, LOG_ERR, "The function did not start: %s", detail);
-	kill_sandbox(s);
+	sandbox_kill(s->sandbox);
 	s->exit_status = refuse_waiting(status, message, detail);
 	s->state = ENDING;
 }
@@ -811,16 +715,16 @@ static void describe_failed_start(struct supervisor *s, char *text, size_t size)
 	drain_output(s, DRAIN_BYTES);
 	stream_flush(&s->streams[1], s->journal, s->now_ms);
 	describe_end(s, end, sizeof end);
-	snprintf(text, size, "%s%s%s", *s->failure ? s->failure : end, *said ? ": " : "", said);
+	snprintf(text, size, "%s%s%s", *s->sandbox->failure ? s->sandbox->failure : end, *said ? ": " : "", said);
 }
 
 static void sandbox_ended(struct supervisor *s)
 {
-	char detail[512];
+	char detail[800];
 	int status;
 
 	s->gone = true;
-	while (s->sandbox->report_fd >= 0 && read_report(s))
+	while (s->sandbox->report_fd >= 0 && sandbox_hear(s->sandbox))
 		;
 	status = describe_end(s, detail, sizeof detail);
 	if (s->state == STARTING) {
@@ -956,7 +860,7 @@ static void choose_events(struct supervisor *s, struct pollfd *at)
 	watch(&at[AT_SIGNAL], s->signal_fd, POLLIN);
 	watch(&at[AT_INIT], s->gone || s->state == ENDING ? -1 : s->sandbox->init_fd, POLLIN);
 	watch(&at[AT_REPORT], s->sandbox->report_fd, POLLIN);
-	watch(&at[AT_SYSCALL], s->notify_fd, POLLIN);
+	watch(&at[AT_SYSCALL], s->sandbox->notify_fd, POLLIN);
 	watch(&at[AT_OUT], quiet(s) ? -1 : s->streams[0].fd, POLLIN);
 	watch(&at[AT_ERR], quiet(s) ? -1 : s->streams[1].fd, POLLIN);
 	watch(&at[AT_INOTIFY], s->state == STARTING ? s->inotify_fd : -1, POLLIN);
@@ -1008,13 +912,13 @@ static void serve_client(struct supervisor *s, struct client *client, short even
 static void react(struct supervisor *s, const struct pollfd *at)
 {
 	if (at[AT_SYSCALL].revents & POLLIN) {
-		refuse_syscall(s);
+		sandbox_refuse_syscall(s->sandbox, s->journal);
 	} else if (at[AT_SYSCALL].revents) {	/* nobody is left under the filter */
-		close(s->notify_fd);
-		s->notify_fd = -1;
+		close(s->sandbox->notify_fd);
+		s->sandbox->notify_fd = -1;
 	}
 	if (at[AT_REPORT].revents)
-		read_report(s);
+		sandbox_hear(s->sandbox);
 	if (at[AT_OUT].revents || at[AT_ERR].revents)
 		drain_output(s, BUFFER);
 	if (at[AT_SIGNAL].revents)
@@ -1083,8 +987,7 @@ int supervise(const struct plan *plan, struct sandbox *sandbox, struct journal *
 
 	s->sandbox = sandbox;
 	s->journal = journal;
-	s->fdk_fd = s->notify_fd = -1;
-	s->fdk_status = -1;
+	s->fdk_fd = -1;
 	s->timeout_ms = plan_limit(plan, "timeout", 30000);
 	s->idle_ms = plan_limit(plan, "idle-timeout", 30000);
 	s->init_ms = plan_limit(plan, "init-timeout", 5000);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -28,28 +29,37 @@ static void report(int fd, const char *text)
 	send(fd, text, strlen(text), MSG_NOSIGNAL);
 }
 
-/* One step of the plan failed: say which, and why. Nothing runs after it. */
-static _Noreturn void refuse(int fd, const struct step *step, const char *detail)
+/* What a shell would say of a program that cannot be executed, and 125 for what is no fault of its. */
+static int status_of(enum plan_op op, int error)
 {
-	char text[512];
-	int len = snprintf(text, sizeof text, "E%s", plan_op_names[step->op]);
-	const char *reason = *detail ? detail : strerror(errno);
-
-	for (int i = 0; i < step->argc && i < 2 && len < 300; i++)
-		len += snprintf(text + len, sizeof text - len, " %.120s", step->argv[i]);
-	if (errno == EOPNOTSUPP && (step->op == OP_LANDLOCK || step->op == OP_PORTS))
-		reason = "this kernel's Landlock cannot (see landlock= in boesfsd.conf(5))";
-	if (errno == EUSERS && step->op == OP_DROP)
-		reason = "this host makes no user namespaces (see Check in boesfsd(8))";
-	snprintf(text + len, sizeof text - len, ": %s", reason);
-	report(fd, text);
-	_exit(1);
+	if (op != OP_EXEC)
+		return 125;
+	return error == ENOENT ? 127 : 126;
 }
 
-static int send_fd(int channel, int fd)
+/* One step of the plan failed: say which, and why. Nothing runs after it. */
+static _Noreturn void refuse(const struct build *build, const struct step *step, const char *detail)
+{
+	int len, error = errno, most = step->op == OP_EXEC ? 1 : 2;
+	char text[500];
+	const char *reason = *detail ? detail : strerror(error);
+
+	len = snprintf(text, sizeof text, "E%s", plan_op_names[step->op]);
+	for (int i = 0; i < step->argc && i < most && len < 300; i++)
+		len += snprintf(text + len, sizeof text - len, " %.120s", step->argv[i]);
+	if (error == EOPNOTSUPP && (step->op == OP_LANDLOCK || step->op == OP_PORTS))
+		reason = "this kernel's Landlock cannot (see landlock= in boesfsd.conf(5))";
+	if (error == EUSERS && step->op == OP_DROP)
+		reason = "this host makes no user namespaces (see Check in boesfsd(8))";
+	snprintf(text + len, sizeof text - len, ": %s", reason);
+	report(build->channel, text);
+	_exit(status_of(step->op, error));
+}
+
+static int send_fd(int channel, char what, int fd)
 {
 	char control[CMSG_SPACE(sizeof fd)] = {0};
-	struct iovec part = {"N", 1};
+	struct iovec part = {&what, 1};
 	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 
@@ -60,13 +70,14 @@ static int send_fd(int channel, int fd)
 	return sendmsg(channel, &message, MSG_NOSIGNAL) == 1 ? 0 : -1;
 }
 
-static int install_filter(struct build *build, int channel)
+/* Give FD to the supervisor, and do not keep it. */
+static int hand_over(const struct build *build, char what, int fd)
 {
-	int fd = step_seccomp(build), result;
+	int result;
 
 	if (fd < 0)
 		return -1;
-	result = send_fd(channel, fd);
+	result = send_fd(build->channel, what, fd);
 	close(fd);
 	return result;
 }
@@ -80,39 +91,83 @@ static int make_pipe(int ends[2])
 	return fcntl(ends[0], F_SETFL, O_NONBLOCK);
 }
 
-static _Noreturn void exec_function(const struct step *step, char **environment, const int out[2], const int err[2], int channel)
+/* Its standard input, output and error: a terminal, pipes to the supervisor, or, for a command, what we have. */
+static int connect_output(const struct build *build, const int out[2], const int err[2])
 {
-	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int null;
+
+	if (build->terminal >= 0)
+		return setsid() < 0 || ioctl(build->terminal, TIOCSCTTY, 0) || dup2(build->terminal, 0) < 0 ||
+		       dup2(build->terminal, 1) < 0 || dup2(build->terminal, 2) < 0;
+	if (out[1] < 0)
+		return setsid() < 0;
+	null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return null < 0 || dup2(null, 0) < 0 || dup2(out[1], 1) < 0 || dup2(err[1], 2) < 0;
+}
+
+static _Noreturn void exec_program(const struct build *build, const struct step *step, char **environment,
+				   const int out[2], const int err[2])
+{
 	sigset_t none;
 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	if (null < 0 || dup2(null, 0) < 0 || dup2(out[1], 1) < 0 || dup2(err[1], 2) < 0)
-		refuse(channel, step, "");
-	/* whatever else is open ends here: the function gets 0, 1 and 2 */
+	signal(SIGPIPE, SIG_DFL);	/* which systemd has ignored */
+	if (connect_output(build, out, err))
+		refuse(build, step, "");
+	/* whatever else is open ends here: the program gets 0, 1 and 2 */
 	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
-	execve(step->argv[0], step->argv, environment);
-	refuse(channel, step, "");
+	environ = environment;
+	execvp(step->argv[0], step->argv);
+	refuse(build, step, "");
 }
 
-/* PID 1 of the sandbox: reaps, and ends with its one child; the kernel then ends everything else inside. */
-static _Noreturn void be_init(pid_t child, int channel)
+/* PID 1 of the sandbox: reaps, passes on signals, and ends with its one child; the kernel then ends all else inside. */
+static _Noreturn void be_init(const struct build *build, pid_t child, const sigset_t *all)
 {
 	char text[32];
-	int status;
+	int status, number;
 	pid_t pid;
 
 	/* nothing of the supervisor's stays open in here */
-	if (dup2(channel, 3) != 3 || syscall(SYS_close_range, 4, ~0U, 0))
+	if (dup2(build->channel, 3) != 3 || syscall(SYS_close_range, 4, ~0U, 0))
 		_exit(1);
-	channel = 3;
+	for (int fd = 0; fd < 3; fd++)
+		close(fd);	/* nor is who reads what the program prints kept waiting for us */
+	for (;;) {
+		number = sigwaitinfo(all, NULL);
+		if (number > 0 && number != SIGCHLD)
+			kill(child, number);
+		while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+			if (pid != child)
+				continue;
+			snprintf(text, sizeof text, "X%d", status);
+			report(3, text);
+			_exit(0);
+		}
+	}
+}
 
-	while ((pid = waitpid(-1, &status, 0)) != child)
-		if (pid < 0 && errno != EINTR)
-			_exit(1);
-	snprintf(text, sizeof text, "X%d", status);
-	report(channel, text);
-	_exit(0);
+/* Execute the program, as PID 1 or with one of ours before it. Fail closed: a plan that forgot a wall starts nothing. */
+static _Noreturn void run_program(const struct build *build, const struct step *step, char **environment,
+				  const int out[2], const int err[2])
+{
+	sigset_t all;
+	pid_t child;
+
+	errno = EPERM;
+	if (!build->pivoted || !build->dropped || !build->restricted || !build->filtered)
+		refuse(build, step, "");
+	if (!build->reaper)
+		exec_program(build, step, environment, out, err);
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);	/* before there is a child that ends */
+	child = fork();
+	if (child == 0)
+		exec_program(build, step, environment, out, err);
+	if (child < 0)
+		refuse(build, step, "");
+	be_init(build, child, &all);
 }
 
 static int enter_network(const char *network, int netns)
@@ -124,7 +179,7 @@ static int enter_network(const char *network, int netns)
 
 /* All steps in the plan's order. The agent trusts the plan's order but not that it is complete: see OP_EXEC. */
 static _Noreturn void build_and_run(const struct plan *plan, struct build *build, int netns, const int out[2],
-				    const int err[2], int channel)
+				    const int err[2])
 {
 	char *environment[ENV_MAX + 1];
 	int environment_count = 0;
@@ -133,7 +188,6 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		const struct step *step = &plan->steps[i];
 		char **argv = step->argv;
 		int result = 0;
-		pid_t child;
 
 		switch (step->op) {
 		case OP_LABEL: case OP_LIMIT: case OP_USER: break;
@@ -144,16 +198,20 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		case OP_FILE: result = step_file(argv[0], argv[1], argv[2]); break;
 		case OP_COPY: result = step_copy(argv[0], argv[1]); break;
 		case OP_BIND: result = step_bind(argv[0], argv[1], argv[2]); break;
+		case OP_TREE: result = step_tree(build, argv[0], argv[1], argv[2]); break;
 		case OP_POLICY: build->program = argv[0]; build->policy = argv[1]; break;
 		case OP_GOVERN: result = step_govern(build, argv[0], argv[1], argv[2]); break;
 		case OP_DEVICE: result = step_device(argv[0]); break;
 		case OP_HIDE: result = step_hide(argv[0]); break;
 		case OP_TMPFS: result = step_tmpfs(argv[0], strtoull(argv[1], NULL, 10), argv[2], build->uid); break;
 		case OP_PROC: result = step_proc(argv[0]); break;
+		case OP_FREEZE: result = step_freeze(argv[0]); break;
+		case OP_PTS: result = step_pts(argv[0], build->uid, build->gid); break;
 		case OP_LISTENER: result = step_listener(build->listener_mount, argv[0]); break;
 		case OP_PIVOT: result = step_pivot(); build->pivoted = !result; break;
 		case OP_HOSTNAME: result = step_hostname(argv[0]); break;
 		case OP_RLIMIT: result = step_rlimit(argv[0], strtoull(argv[1], NULL, 10)); break;
+		case OP_TERMINAL: result = hand_over(build, 'T', step_terminal(build)); break;
 		case OP_DROP: result = step_drop(build); break;
 		case OP_LANDLOCK: {
 			int ports = 0;
@@ -166,7 +224,7 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		case OP_ALLOW: result = step_allow(build, argv[0], argv[1]); break;
 		case OP_PORTS: result = step_ports(build, step->argc, argv); break;
 		case OP_RESTRICT: result = step_restrict(build); break;
-		case OP_SECCOMP: result = install_filter(build, channel); break;
+		case OP_SECCOMP: result = hand_over(build, 'N', step_seccomp(build)); break;
 		case OP_ENV:
 			if (environment_count == ENV_MAX) {
 				errno = E2BIG;
@@ -176,22 +234,14 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 			}
 			break;
 		case OP_CWD: result = chdir(argv[0]); break;
+		case OP_REAPER: build->reaper = true; break;
 		case OP_EXEC:
 			environment[environment_count] = NULL;
-			errno = EPERM;
-			/* fail closed: a plan that forgot a wall starts nothing */
-			if (!build->pivoted || !build->dropped || !build->restricted || !build->filtered)
-				refuse(channel, step, "");
-			child = fork();
-			if (child == 0)
-				exec_function(step, environment, out, err, channel);
-			if (child < 0)
-				refuse(channel, step, "");
-			be_init(child, channel);
+			run_program(build, step, environment, out, err);
 		case OP_COUNT: break;
 		}
 		if (result)
-			refuse(channel, step, build->detail);
+			refuse(build, step, build->detail);
 	}
 	_exit(1);
 }
@@ -207,15 +257,44 @@ static uint64_t instance_number(void)
 	return number ? number : 1;	/* 0 is no instance */
 }
 
-/* What needs the host's view of things, before any namespace is entered. */
-static int prepare(struct build *build, const struct plan *plan, int *netns, char *error, size_t error_size)
+/* "user UID [GID]"; false: there is none. */
+static bool whose(struct build *build, const struct step *user)
 {
-	const struct step *user = plan_find(plan, OP_USER), *filter = plan_find(plan, OP_SECCOMP);
-	const struct step *network = plan_find(plan, OP_NETWORK);
+	char *end;
+
+	if (!user)
+		return false;
+	build->uid = build->gid = strtoul(user->argv[0], &end, 10);
+	if (user->argc == 2 && !*end)
+		build->gid = strtoul(user->argv[1], &end, 10);
+	return !*end;
+}
+
+static int detach_trees(struct build *build, const struct handed *handed, char *error, size_t error_size)
+{
+	for (int i = 0; i < handed->count; i++) {
+		int mount = mount_detached(handed->directories[i].fd);
+
+		if (mount < 0) {
+			snprintf(error, error_size, "%s cannot be mounted (%s); is it of this host, and no container's?",
+				 handed->directories[i].name, strerror(errno));
+			return -1;
+		}
+		build->tree[i].name = handed->directories[i].name;
+		build->tree[i].mount = mount;
+		build->trees++;
+	}
+	return 0;
+}
+
+/* What needs the host's view of things, before any namespace is entered. */
+static int prepare(struct build *build, const struct plan *plan, const struct handed *handed, int *netns, char *error,
+		   size_t error_size)
+{
+	const struct step *filter = plan_find(plan, OP_SECCOMP), *network = plan_find(plan, OP_NETWORK);
 
 	build->instance = instance_number();
-	build->uid = user ? strtoul(user->argv[0], NULL, 10) : 0;
-	if (!build->uid || !filter || !network) {
+	if (!whose(build, plan_find(plan, OP_USER)) || !filter || !network) {
 		snprintf(error, error_size, "the plan has no user, network or seccomp line");
 		return -1;
 	}
@@ -227,6 +306,10 @@ static int prepare(struct build *build, const struct plan *plan, int *netns, cha
 		snprintf(error, error_size, "cannot open network namespace %s: %s", network->argv[0], strerror(errno));
 		return -1;
 	}
+	if (handed && detach_trees(build, handed, error, error_size))
+		return -1;
+	if (!plan_find(plan, OP_LISTENER))
+		return 0;
 	build->listener_mount = mount_tmpfs_detached(LISTENER_BYTES, build->uid, 0755, MOUNT_ATTR_NOEXEC);
 	if (build->listener_mount < 0) {
 		snprintf(error, error_size, "cannot make the listener's tmpfs: %s", strerror(errno));
@@ -235,24 +318,29 @@ static int prepare(struct build *build, const struct plan *plan, int *netns, cha
 	return 0;
 }
 
-int sandbox_start(struct sandbox *sandbox, const struct plan *plan, char *error, size_t error_size)
+int sandbox_start(struct sandbox *sandbox, const struct plan *plan, const struct handed *handed, char *error,
+		  size_t error_size)
 {
-	struct build build = {.ruleset = -1};
-	int netns = -1, kills = plan_find(plan, OP_POLICY) ? kills_open() : -1, channel[2], out[2], err[2];
+	struct build build = {.ruleset = -1, .listener_mount = -1, .terminal = -1};
+	int netns = -1, channel[2], out[2] = {-1, -1}, err[2] = {-1, -1};
 	struct clone_args args = {
 		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_PIDFD,
 		.pidfd = (uintptr_t)&sandbox->init_fd,
 		.exit_signal = SIGCHLD,
 	};
 
-	if (prepare(&build, plan, &netns, error, error_size))
+	memset(sandbox, 0, sizeof *sandbox);
+	sandbox->notify_fd = sandbox->terminal_fd = sandbox->status = -1;
+	sandbox->kills_fd = plan_find(plan, OP_POLICY) ? kills_open() : -1;
+	if (prepare(&build, plan, handed, &netns, error, error_size))
 		return -1;
 	if (!strcmp(plan_find(plan, OP_NETWORK)->argv[0], "none"))
 		args.flags |= CLONE_NEWNET;
-	if (make_pipe(out) || make_pipe(err) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel)) {
+	if ((!handed && (make_pipe(out) || make_pipe(err))) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel)) {
 		snprintf(error, error_size, "cannot make pipes: %s", strerror(errno));
 		return -1;
 	}
+	build.channel = channel[1];
 	sandbox->init = syscall(SYS_clone3, &args, sizeof args);
 	if (sandbox->init < 0) {
 		snprintf(error, error_size, "cannot make namespaces: %s", strerror(errno));
@@ -260,11 +348,15 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, char *error,
 	}
 	if (!sandbox->init) {
 		close(channel[0]);
-		build_and_run(plan, &build, netns, out, err, channel[1]);
+		build_and_run(plan, &build, netns, out, err);
 	}
 	close(channel[1]);
-	close(out[1]);
-	close(err[1]);
+	if (!handed) {
+		close(out[1]);
+		close(err[1]);
+	}
+	for (int i = 0; i < build.trees; i++)
+		close(build.tree[i].mount);
 	if (netns >= 0)
 		close(netns);
 	free(build.filter.filter);
@@ -273,7 +365,6 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, char *error,
 	sandbox->out_fd = out[0];
 	sandbox->err_fd = err[0];
 	sandbox->listener_fd = build.listener_mount;
-	sandbox->kills_fd = kills;
 	sandbox->instance = build.instance;
 	return 0;
 }

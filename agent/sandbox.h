@@ -2,30 +2,60 @@
 #ifndef BOESFS_SANDBOX_H
 #define BOESFS_SANDBOX_H
 /*
- * The sandbox of one instance: its namespaces with their init (PID 1 inside), built by executing the plan's
- * operations in order, and the function's FDK as init's child.
+ * A sandbox: its namespaces with their PID 1, built by executing the plan's operations in order, and the program in it:
+ * PID 1 itself, or its child if the plan has a reaper.
  *
- * Init reports over a SOCK_SEQPACKET channel: "E text" (a step failed), "N" with the seccomp notification
- * descriptor, "X status" (how the FDK ended, as wait(2) has it).
+ * It reports over a SOCK_SEQPACKET channel: "E text" (a step failed), "N" with the seccomp notification descriptor,
+ * "T" with the other side of its terminal, and what a reaper knows: "X status" (how the program ended, as wait(2) has
+ * it). When the program is executed without a reaper the channel ends.
  */
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "journal.h"
 #include "plan.h"
+
+enum { SYSCALLS_SEEN = 512, DIRECTORIES_MAX = 64 };
 
 struct sandbox {
 	pid_t init;
 	int init_fd;		/* pidfd */
 	int report_fd;
-	int out_fd, err_fd;	/* what the function prints */
+	int out_fd, err_fd;	/* what the program prints, if it does not print to where we do */
 	int listener_fd;	/* the directory with the FDK's socket */
 	int kills_fd;		/* where the policy says whom it ended; -1: there is none */
 	uint64_t instance;	/* and by which number */
+
+	int notify_fd;		/* of seccomp */
+	int terminal_fd;	/* our side of its terminal */
+	int status;		/* how the program ended, as wait(2) has it; -1 while it runs */
+	char failure[512];	/* a step of the plan that failed */
+	unsigned char refused[SYSCALLS_SEEN];
 };
 
-/* 0, or -1 with a sentence in ERROR. */
-int sandbox_start(struct sandbox *sandbox, const struct plan *plan, char *error, size_t error_size);
+/* Directories that were handed over as descriptors, by name. */
+struct handed {
+	int count;
+	struct { const char *name; int fd; } directories[DIRECTORIES_MAX];
+};
+
+/*
+ * 0, or -1 with a sentence in ERROR. HANDED: a command's own directories, and that it has our standard input and
+ * output; NULL: it is a function, whose output goes through pipes.
+ */
+int sandbox_start(struct sandbox *sandbox, const struct plan *plan, const struct handed *handed, char *error,
+		  size_t error_size);
+/* Take one report; false when there is nothing (more) to take. */
+bool sandbox_hear(struct sandbox *sandbox);
+/* Answer a system call that the filter does not allow. */
+void sandbox_refuse_syscall(struct sandbox *sandbox, struct journal *journal);
+void sandbox_kill(const struct sandbox *sandbox);
+/* Has the kernel killed a process of this unit for want of memory? (memory.events of our own cgroup) */
+bool out_of_memory(void);
 /* Landlock ABI of this kernel, 0 without Landlock. */
 int landlock_abi(void);
+/* No capabilities for this process and what it executes. */
+int no_capabilities(void);
 
 #endif

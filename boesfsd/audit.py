@@ -11,14 +11,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from boesfsd import host, units
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
 from boesfsd.invoke import Route
 from boesfsd.journal import Journal
-from boesfsd.model import DENIAL
+from boesfsd.model import DENIAL, Function
 from boesfsd.policies import InForce
 from boesfsd.policy import oracle, questions, records
 from boesfsd.policy.rules import Rule
@@ -62,6 +62,10 @@ class Told:
         who = f"{records.one_line(self.record.comm)} (pid {self.record.fields['pid']})"
         return f"{verb} {records.written(self.request)} to {who}{times}: {self.rule}{end}"
 
+    def original(self, program: str) -> bytes:
+        """As BoesFS-FaaS logs it, of whoever PROGRAM is; what that has no name for is called as here."""
+        return records.original(self.request, program, denied=self.denied)
+
     def fields(self) -> dict[str, object]:
         """For the journal."""
         function, said = self.route.function, self.record.fields
@@ -93,6 +97,18 @@ class Told:
         return entry
 
 
+class Commands(Protocol):
+    """Those that are judged and are no functions."""
+
+    routes: dict[str, Route]
+
+    def in_force(self, function: Function, table: int) -> InForce | None:
+        """As Functions.in_force."""
+
+    def told(self, told: Told) -> None:
+        """Told is what the journal has been told too."""
+
+
 @dataclass
 class _Window:
     """What is alike, since it was told first."""
@@ -119,11 +135,12 @@ class _Instance:
 class Audit:
     """Reads the kernel's records. ON_TOLD is given what is worth a signal, at most so many a second."""
 
-    def __init__(self, functions: Functions, journal: Journal) -> None:
+    def __init__(self, functions: Functions, commands: Commands, journal: Journal) -> None:
         self.on_told: Callable[[Told], None] = lambda told: None
         self.learners: dict[tuple[int, int], Callable[[Record], None]] = {}
         """Who is given what a table would deny, by policy and table, instead of the journal."""
         self._functions = functions
+        self._commands = commands
         self._journal = journal
         self._descriptor: int | None = None
         self._arrived: list[Record] = []
@@ -189,11 +206,14 @@ class Audit:
 
     def _route(self, policy: int) -> Route | None:
         found = self._routes.get(policy)
-        routes = self._functions.router.routes
-        if found is None or routes.get(found.function.id) is not found:
-            self._routes = {route.function.uid: route for route in routes.values()}
+        if found is None or self._present(found.function.id) is not found:
+            routes = (*self._functions.router.routes.values(), *self._commands.routes.values())
+            self._routes = {route.function.uid: route for route in routes}
             found = self._routes.get(policy)
         return found
+
+    def _present(self, function_id: str) -> Route | None:
+        return self._functions.router.routes.get(function_id) or self._commands.routes.get(function_id)
 
     def _instance_runs(self, unit: str, slot: int) -> None:
         """A unit of ours has begun to run: its records are to be known even if it is gone when they are read."""
@@ -261,7 +281,8 @@ class Audit:
     def _ask(self, route: Route, asked: list[Request], record: "Record") -> tuple[Request, str]:
         """In a thread: a long policy may have to be compiled again."""
         try:
-            if force := self._functions.in_force(route.function, record.fields["table"]):
+            whose = self._commands if route.function.id in self._commands.routes else self._functions
+            if force := whose.in_force(route.function, record.fields["table"]):
                 return self._decided(force, asked, record)
         except BoesError as error:
             log.warning("The policy of %s cannot be read: %s", route.function.label, error)
@@ -297,6 +318,7 @@ class Audit:
 
     def _tell(self, told: Told) -> None:
         self._journal.write(told.fields())
+        self._commands.told(told)
         said = told.record.fields
         instance = self._instances.get(said["instance"])
         if told.killed and instance and instance.unit and not instance.ended:

@@ -22,6 +22,7 @@ from boesfsd.functions import Functions
 from boesfsd.journal import Journal
 from boesfsd.learning import Learning
 from boesfsd.notify import Notifier
+from boesfsd.runs import Runs
 from boesfsd.store import Store
 from boesfsd.systemd import Systemd
 from boesfsd.web import Server
@@ -86,13 +87,20 @@ class Daemon:
         systemd = Systemd()
         bundles = Bundles(self._state, Limits(settings.max_code_size, settings.max_code_files))
         functions = self._functions = Functions(store, bundles, systemd, settings, self._runtimes)
-        audit = self._audit = Audit(functions, Journal())
+        runs = Runs(functions, systemd)
+        audit = self._audit = Audit(functions, runs, Journal())
         learning = self._learning = Learning(functions, audit)
-        bus = Bus(functions, learning, self._about, self._check)
+        bus = Bus(functions, learning, runs, self._about, self._check)
         audit.on_told = bus.denied
         server = Server(functions.router)
-        await systemd.connect(functions.unit_changed, self._bus_lost)
+
+        def unit_changed(unit: str, active: str, _sub: str) -> None:
+            functions.unit_changed(unit, active)
+            runs.unit_changed(unit, active)
+
+        await systemd.connect(unit_changed, self._bus_lost)
         await functions.reconcile()
+        await runs.reconcile()
         audit.attach()
         await bus.connect(self._bus_lost)
         await server.listen(self._sockets)

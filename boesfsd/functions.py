@@ -17,7 +17,7 @@ from boesfsd.bundle import Bundles, Staged
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
 from boesfsd.invoke import Route, Router, Slots
-from boesfsd.layout import Layout, layout
+from boesfsd.layout import Layout, layout, sandbox
 from boesfsd.model import App, Change, Function, Json, Settings, check_app_name, check_function_name, new_id
 from boesfsd.options import parse_cpuset, text_values
 from boesfsd.policies import InForce, Policies, Wanted
@@ -68,7 +68,7 @@ class Functions(Slots):
         self._bundles.limits = dataclasses.replace(
             self._bundles.limits, size=config.max_code_size, files=config.max_code_files
         )
-        self._host = host.facts(config, self._runtimes)
+        self.host = host.facts(config, self._runtimes)
         self.policies.configure(config.enforcement, stricter=config.stricter)
 
     async def reconfigure(self, config: Config) -> None:
@@ -247,7 +247,7 @@ class Functions(Slots):
 
     def _layout(self, function: Function, code: Path | None = None) -> tuple[Runtime, Layout]:
         runtime = find(self._runtimes, function.settings.runtime)
-        return runtime, layout(function, runtime, code or self._bundles.path(function.digest), self._host)
+        return runtime, layout(function, runtime, code or self._bundles.path(function.digest), self.host)
 
     def in_force(self, function: Function, table: int) -> InForce | None:
         """What judges the function's files, if that is TABLE; None: nothing that is known here."""
@@ -259,7 +259,8 @@ class Functions(Slots):
 
     def wanted(self, function: Function, code: Path | None = None) -> Wanted | None:
         """The policy that it is to have; None: none is enforced here, or a program is."""
-        return self.policies.wanted(function, *self._layout(function, code))
+        runtime, made = self._layout(function, code)
+        return self.policies.wanted(function, made, sandbox(function, runtime, made))
 
     def compile(self, function: Function, code: Path | None = None) -> Compiled | None:
         """Its policy, checked, for CODE if that is not where it will be; None: none is enforced here."""
@@ -339,12 +340,12 @@ class Functions(Slots):
         if not code.is_dir():
             raise BoesError("Failed", f"The code of {function.label} ({code}) is missing", hint="deploy it again")
         runtime, made = self._layout(function)
-        wanted = self.policies.wanted(function, runtime, made)
+        wanted = self.policies.wanted(function, made, sandbox(function, runtime, made))
         made = self.policies.layout(wanted, made)
         self.policies.enforce(function, wanted)
         if self._config.enforcement == "boesfs" and not plan.governs(plan.path(function.id)):
             self._unjudged.add(function.id)
-        host.write(plan.path(function.id), plan.render(function, runtime, made, self._host))
+        host.write(plan.path(function.id), plan.render(function, runtime, made, self.host))
         directory = units.BY_NAME / function.app.name
         directory.mkdir(parents=True, exist_ok=True)
         link = directory / function.name
@@ -382,7 +383,7 @@ class Functions(Slots):
         link.unlink(missing_ok=True)
         if link.parent.is_dir() and not any(link.parent.iterdir()):
             link.parent.rmdir()
-        await asyncio.to_thread(self.policies.forget, function)
+        await asyncio.to_thread(self.policies.forget, function.uid)
         await self._remove_unused(function.digest)
         if announce:
             self.on_function(function, "removed")
@@ -466,7 +467,7 @@ class Functions(Slots):
                     log.warning("Cannot close slot %d of %s: %s", slot.number, route.function.label, error)
             await asyncio.to_thread(self.policies.sweep)
 
-    def unit_changed(self, unit: str, active: str, _sub: str) -> None:
+    def unit_changed(self, unit: str, active: str) -> None:
         """PID 1 tells of a unit of ours."""
         parsed = units.parse_unit(unit)
         route = self.router.routes.get(parsed[0]) if parsed else None
@@ -510,7 +511,9 @@ class Functions(Slots):
             functions = {function.id: function for function in await self.store.functions()}
             self.states = await strays.stop(self._systemd, self.apps, functions)
             strays.remove_files(self.apps, functions)
-            self.policies.keep(functions.values())
+            commands = await self._systemd.list_units(units.COMMAND_PATTERN)
+            numbers = {units.command_number(unit.name) or 0 for unit in commands}
+            self.policies.keep(numbers | {function.uid for function in functions.values()})
             await asyncio.to_thread(self._render_all, functions)
             await self._end_unjudged()
             digests = {function.digest for function in functions.values()}

@@ -16,9 +16,8 @@ from boesfsd.plan import NETNS, netns
 from boesfsd.policy.landlock import Look
 from boesfsd.policy.places import split
 from boesfsd.runtimes import Runtime
-from boesfsd.units import CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
+from boesfsd.units import AGENT, CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
 
-AGENT = Path("/usr/lib/boesfs/boesfs-agent")
 CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 # sysctl(8) settings that forbid them when they are 0, and a value that does not; the second is of Debian's kernel
 USER_NAMESPACES = {"user.max_user_namespaces": 65536, "kernel.unprivileged_userns_clone": 1}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from boesfsd.errors import BoesError
-from boesfsd.model import Function
-from boesfsd.policy import operations, places
+from boesfsd.model import Command, Function, Owner, PolicyFiles
+from boesfsd.policy import casbin, operations, places
 from boesfsd.policy.landlock import Confined, Look, Tree
 from boesfsd.policy.rules import PLATFORM, Origin, Part, Rule, Verdict
 from boesfsd.policy.sources import Sandbox, called
@@ -26,11 +26,16 @@ DEVICE_LINKS = {
     "/dev/stdout": "/proc/self/fd/1",
     "/dev/stderr": "/proc/self/fd/2",
 }
+PTS = "/dev/pts"
+TERMINAL_LINKS = {"/dev/ptmx": "pts/ptmx"}
+OURS = (PROC, "/dev", "/sys", "/run/fn")
+"""Where no directory of a command can be."""
 LOADER_CACHE = "/etc/ld.so.cache"
+LOCAL_TIME = "/etc/localtime"
 VARIABLES = {"CODE": CODE, "TMP": TMP, "HOME": TMP}
 """What ${NAME} stands for in policies, as long as a function does not say otherwise."""
 CERTIFICATES = ("/etc/ssl/certs",)
-OPTIONAL = (LOADER_CACHE, *CERTIFICATES)
+OPTIONAL = (LOADER_CACHE, LOCAL_TIME, *CERTIFICATES)
 ORIGIN = Origin("what every sandbox has", 0, 0, "")
 
 
@@ -53,7 +58,10 @@ class Layout:
     targets; TEXTS: files of its own; HIDDEN: directories of the host that are empty inside.
 
     Where a policy is kept without BoesFS (confined): FILES of the host, directories that are MADE, places of ours that
-    are CLOSED, empty and read-only, and Landlock's RIGHTS by path; None: those of all sandboxes."""
+    are CLOSED, empty and read-only, and Landlock's RIGHTS by path; None: those of all sandboxes.
+
+    Of a command: those of TREES that were HANDED over, to be written, with their descriptors' names, but UNWRITTEN ones
+    that a policy kept without BoesFS has nobody write; it has TERMINALS of its own instead of an FDK's socket."""
 
     trees: dict[str, str]
     copies: dict[str, str]
@@ -64,18 +72,27 @@ class Layout:
     made: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
     rights: dict[str, str] | None = None
+    handed: dict[str, str] = field(default_factory=dict)
+    unwritten: tuple[str, ...] = ()
+    terminals: bool = False
 
     @property
     def mounts(self) -> list[str]:
         """Where something is mounted."""
-        devices = (f"/dev/{name}" for name in DEVICES)
-        return [*self.trees, *self.hidden, *devices, SHM, TMP, PROC, LISTENER]
+        devices = (f"/dev/{name}" for name in self.devices)
+        return [*self.trees, *self.hidden, *devices, SHM, TMP, PROC, PTS if self.terminals else LISTENER]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names in /dev."""
+        return (*DEVICES, "tty") if self.terminals else DEVICES
 
     @property
     def directories(self) -> list[str]:
         """What has to be there for all this, each with its parents before it. What a tree has is not among them."""
         files = (str(PurePosixPath(path).parent) for path in (*self.files, *self.links))
-        return _with_parents([*self.trees, *self.made, *files, "/etc", TMP, PROC, SHM, LISTENER, CODE])
+        own = (PTS,) if self.terminals else (LISTENER, CODE)
+        return _with_parents([*self.trees, *self.made, *files, "/etc", TMP, PROC, SHM, *own])
 
 
 def layout(function: Function, runtime: Runtime, code: Path, host: Host) -> Layout:
@@ -87,7 +104,32 @@ def layout(function: Function, runtime: Runtime, code: Path, host: Host) -> Layo
         if host.resolver:
             copies["/etc/resolv.conf"] = host.resolver
     hidden = tuple(path for path in runtime.hide if path in host.files)
-    return Layout(trees, copies, {**runtime.links, **DEVICE_LINKS}, _etc(function), hidden)
+    owner = Owner(function.uid, function.uid, "function")
+    return Layout(trees, copies, {**runtime.links, **DEVICE_LINKS}, _etc(owner, TMP), hidden)
+
+
+def of_command(command: Command, runtime: Runtime, host: Host) -> Layout:
+    """The sandbox of COMMAND. RUNTIME says what is in it besides its directories, which come before all else."""
+    directories = sorted(command.directories, key=lambda path: (path.count("/"), path))
+
+    def apart(path: str) -> bool:
+        return not tree_at(directories, path)
+
+    trees = {path: source for path, source in runtime.binds.items() if apart(path)}
+    copies = {path: path for path in (LOADER_CACHE, LOCAL_TIME) if path in host.files and apart(path)}
+    if command.judged.settings.network != "none" and host.resolver and apart("/etc/resolv.conf"):
+        copies["/etc/resolv.conf"] = host.resolver
+    texts = _etc(command.owner, command.environment.get("HOME", TMP))
+    links = {**runtime.links, **DEVICE_LINKS, **TERMINAL_LINKS}
+    return Layout(
+        trees=trees | {path: path for path in directories},
+        copies=copies,
+        links={path: target for path, target in links.items() if apart(path)},
+        texts={path: text for path, text in texts.items() if apart(path)},
+        hidden=(),
+        handed={path: f"directory{index}" for index, path in enumerate(directories)},
+        terminals=True,
+    )
 
 
 def confined(made: Layout, kept: Confined) -> Layout:
@@ -112,6 +154,9 @@ def confined(made: Layout, kept: Confined) -> Layout:
         made=tuple(map(_path, kept.made)),
         closed=tuple(path for path in (SHM, TMP) if places.split(path.encode()) not in kept.free),
         rights={_path(path): rights for path, rights in kept.rights.items()},
+        handed={path: name for path, name in made.handed.items() if pieces.get(path)},
+        unwritten=tuple(path for path in made.handed if places.split(path.encode()) not in kept.written),
+        terminals=made.terminals,
     )
 
 
@@ -126,19 +171,26 @@ def distinct(made: Layout) -> Layout:
         outer + inside[len(around) :]
         for outer, around in made.trees.items()
         for inner, inside in made.trees.items()
-        if inner != outer and f"{inside}/".startswith(f"{around}/")
+        if inner != outer
+        and f"{inside}/".startswith(f"{around}/")
+        and inner != outer + inside[len(around) :]  # else it is there again, and over it
     }
     return dataclasses.replace(made, hidden=(*made.hidden, *sorted(twice)))
 
 
 def tree(made: Layout, look: Look) -> Tree:
     """What a policy chooses from."""
-    trees, free, files = (
+    trees, free, files, written = (
         tuple(places.split(path.encode()) for path in paths)
-        for paths in (made.trees, (SHM, TMP), (*made.texts, *made.copies))
+        for paths in (
+            [path for path in made.trees if path not in made.handed],
+            [path for path in (SHM, TMP) if path not in made.handed],
+            (*made.texts, *made.copies),
+            made.handed,
+        )
     )
     links = {places.split(path.encode()): target.encode() for path, target in made.links.items()}
-    return Tree(look, trees, free, files, links, (places.split(CODE.encode()),))
+    return Tree(look, trees, free, files, links, (places.split(CODE.encode()),), written)
 
 
 def _path(path: tuple[bytes, ...]) -> str:
@@ -156,11 +208,12 @@ def _text(name: bytes) -> str:
 FILES = ("/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf")
 
 
-def _etc(function: Function) -> dict[str, str]:
-    name, uid = "function", function.uid
+def _etc(owner: Owner, home: str) -> dict[str, str]:
+    user = f"{owner.name}:x:{owner.uid}:{owner.gid}::{home}:/bin/sh\n"
+    group = f"{owner.name}:x:{owner.gid}:\n"
     texts = (
-        f"root:x:0:0::/:/bin/false\n{name}:x:{uid}:{uid}::{TMP}:/bin/sh\n",
-        f"root:x:0:\n{name}:x:{uid}:\n",
+        user if not owner.uid else f"root:x:0:0::/:/bin/false\n{user}",
+        group if not owner.gid else f"root:x:0:\n{group}",
         "127.0.0.1 localhost\n::1 localhost\n",
         "passwd: files\ngroup: files\nhosts: files dns\n",
     )
@@ -180,6 +233,42 @@ def sandbox(function: Function, runtime: Runtime, made: Layout) -> Sandbox:
     /etc, which is the sandbox's own, is no secret: all runtimes look for files there that may be missing."""
     settings = function.settings
     variables = {**runtime.environment, **settings.environment, **function.app.config, **settings.config}
+    program = (function.command or runtime.command)[0]
+    return _read_for(made, {**VARIABLES, "HOME": variables.get("HOME", TMP)}, program)
+
+
+def sandbox_of_command(command: Command, made: Layout) -> Sandbox:
+    """As sandbox. Policies in the original's files say what may be done in its directories alone, as they always did;
+    of all else they need not say that it can be read, nor that there is a /tmp."""
+    code = command.directories[0] if command.directories else TMP
+    variables = {"CODE": code, "TMP": TMP, "HOME": command.environment.get("HOME", TMP)}
+    policy = command.judged.policy
+    rules = _elsewhere(made, policy) if isinstance(policy, PolicyFiles) else []
+    return _read_for(made, variables, command.judged.command[0], rules)._replace(kill=command.kill)
+
+
+def _elsewhere(made: Layout, policy: PolicyFiles) -> list[Rule]:
+    seen = 0
+    for name in ("read", "list", "exec"):
+        seen |= operations.GROUPS[name].does | operations.GROUPS[name].needs
+    read, free, closed = (
+        Verdict(allow=allow, operations=mask, layer=PLATFORM)
+        for allow, mask in ((True, seen), (True, operations.ALL), (False, operations.ALL))
+    )
+    paths = ("/", *made.directories, *made.texts, *made.copies)
+    rules = [Rule(read, places.literal(path), ORIGIN) for path in paths if not tree_at(made.handed, path)]
+    rules += [Rule(read, _whole(path), ORIGIN) for path in made.trees if path not in made.handed]
+    rules += [Rule(free, _whole(path), ORIGIN) for path in (SHM, TMP) if path not in made.handed]
+    if casbin.parse_model(policy.model, policy.model_file).whitelist:
+        rules += [Rule(closed, _whole(path), ORIGIN) for path in made.handed]
+    return rules
+
+
+def _whole(path: str) -> places.Place:
+    return places.Place((*places.literal(path).components, places.DEPTH))
+
+
+def _read_for(made: Layout, variables: dict[str, str], program: str, more: Iterable[Rule] = ()) -> Sandbox:
     ways = _with_parents([*made.mounts, "/etc"])
     walk = Verdict(allow=True, operations=operations.mask(("lookup",)), layer=PLATFORM)
     follow = walk._replace(operations=operations.mask(("lookup", "readlink", "getattr")))
@@ -189,9 +278,9 @@ def sandbox(function: Function, runtime: Runtime, made: Layout) -> Sandbox:
     rules = [Rule(verdict, places.literal(path), ORIGIN) for verdict, path in paths]
     rules.append(Rule(probe, places.parse("/etc/*"), ORIGIN))
     return Sandbox(
-        {**VARIABLES, "HOME": variables.get("HOME", TMP)},
-        called((function.command or runtime.command)[0]),
+        variables,
+        called(program),
         (*made.mounts, *made.copies, *made.texts, *made.links),
-        Part(rules=tuple(rules)),
+        Part(rules=(*rules, *more)),
         tuple(ways),
     )

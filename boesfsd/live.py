@@ -110,7 +110,7 @@ class Live:
 
     async def compare(self, function_id: str, text: str, given: Json) -> list[listing.Difference]:
         """What another policy would change for a function; option app: another policy of its app."""
-        policy = _read(text, given, COMPARING)
+        policy = read_policy(text, given, COMPARING)
         old = self._functions.route(function_id).function
         if given.get("app", False):
             new = dataclasses.replace(old, app=dataclasses.replace(old.app, policy=policy))
@@ -135,7 +135,7 @@ class Live:
     async def set_function(self, function_id: str, text: str, given: Json) -> list[Change]:
         """TEXT, a block or with option model the original's policy, judges the function's files from now on, for
         instances that run too; "" is none."""
-        policy = _read(text, given, SETTING)
+        policy = read_policy(text, given, SETTING)
         async with self._functions.turn:
             existing = self._functions.route(function_id).function
             function = dataclasses.replace(existing, policy=policy, updated_at=now_ms())
@@ -149,7 +149,7 @@ class Live:
 
     async def set_app(self, name: str, text: str, given: Json) -> list[Change]:
         """As set_function, for all functions of an app, and those to come."""
-        policy = _read(text, given, SETTING)
+        policy = read_policy(text, given, SETTING)
         async with self._functions.turn:
             existing = self._functions.app(name)
             app = dataclasses.replace(existing, policy=policy, updated_at=now_ms())
@@ -236,12 +236,20 @@ def check_options(given: Json, known: Mapping[str, type]) -> None:
     """InvalidArgs names the option that there is not, or that is of another kind."""
     if unknown := sorted(given.keys() - known.keys()):
         raise BoesError("InvalidArgs", f"unknown key {', '.join(unknown)}", hint=f"known are {', '.join(known)}")
-    kinds = {bool: "a boolean", str: "a string", int: "a number"}
-    if wrong := [key for key, value in given.items() if not isinstance(value, known[key])]:
+    kinds = {bool: "a boolean", str: "a string", int: "a whole number", float: "a number"}
+    if wrong := [key for key, value in given.items() if not _is(value, known[key])]:
         raise BoesError("InvalidArgs", f"{wrong[0]}: must be {kinds[known[wrong[0]]]}")
 
 
-def _read(text: str, given: Json, known: dict[str, type]) -> PolicySource | None:
+def _is(value: Any, kind: type) -> bool:
+    if kind in (int, float):
+        number = isinstance(value, int) or (kind is float and isinstance(value, float))
+        return number and not isinstance(value, bool) and value >= 0
+    return isinstance(value, kind)
+
+
+def read_policy(text: str, given: Json, known: Mapping[str, type]) -> PolicySource | None:
+    """The policy TEXT, which GIVEN says more about; None: it is empty. InvalidArgs, InvalidPolicy."""
     check_options(given, known)
     file, model = given.get("file", "the policy"), given.get("model", "")
     if len(text) + len(model) > POLICY_MAX:

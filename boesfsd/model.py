@@ -146,6 +146,31 @@ class Function:
         return f"{self.app.name}/{self.name}"
 
 
+class Owner(NamedTuple):
+    """Whose rights a program has: numbers and name as the host knows them."""
+
+    uid: int
+    gid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program that is somebody's, once, in a sandbox as functions have it. JUDGED is what policies know of it;
+    DIRECTORIES of the host are there to be written; TIME in seconds, 0 for ever; KILL, if it is not None, comes before
+    what its policy says of that; what is text may stand for any bytes (surrogateescape)."""
+
+    judged: Function
+    owner: Owner
+    directories: tuple[str, ...]
+    environment: dict[str, str]
+    cwd: str
+    terminal: bool = False
+    reaper: bool = False
+    time: int = 0
+    kill: int | None = None
+
+
 Change = tuple[str, str, str]
 """One line of a change list: what was done (create, update, delete, start, stop), to what kind of thing, which."""
 

@@ -5,10 +5,10 @@ The order is the wall: mounts while we may, then the pivot, then a user namespac
 seccomp, exec. The agent refuses to exec when one of them is missing.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from boesfsd.layout import CERTIFICATES, CODE, DEVICES, LISTENER, PROC, SHM, TMP, Host, Layout
-from boesfsd.model import Function
+from boesfsd.layout import CERTIFICATES, CODE, LISTENER, PROC, PTS, SHM, TMP, Host, Layout
+from boesfsd.model import Command, Function
 from boesfsd.options import MIB
 from boesfsd.runtimes import Runtime
 from boesfsd.units import RUN
@@ -19,6 +19,10 @@ FILTER = "/usr/lib/boesfs/function.bpf"
 BOESFSD = "boesfsd"  # the program of all policies of rules
 SKELETON_BYTES = 4 * MIB
 SHM_BYTES = 16 * MIB
+
+COMMAND_TMP = 1024  # MiB
+FROZEN = ("acpi", "bus", "fs", "irq", "scsi", "sys", "sysrq-trigger")
+"""In /proc, what uid 0 could write without any capability."""
 
 READ, WRITE = "rl", "wtfdsnuemi"  # Landlock's rights, see agent/plan.h
 
@@ -45,20 +49,47 @@ def netns(function_id: str) -> Path:
 
 def render(function: Function, runtime: Runtime, layout: Layout, host: Host) -> str:
     """The plan's text."""
-    steps = [
-        *_identity(function, host),
-        *(_governed(function, layout) if host.enforcement == "boesfs" else _bound(function, layout)),
-        *_confinement(function, layout, host),
-        *_program(function, runtime),
-    ]
-    return "boesfs-plan\t4\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
+    return _text(
+        [
+            *_identity(function),
+            ("limit", "timeout", str(function.settings.timeout * 1000)),
+            ("limit", "idle-timeout", str(function.settings.idle_timeout * 1000)),
+            ("limit", "init-timeout", str(host.init_timeout * 1000)),
+            ("user", str(function.uid)),
+            *_pieces(function, layout, host),
+            *_confinement(function, layout, host),
+            *_program(function, runtime),
+        ]
+    )
+
+
+def of_command(command: Command, layout: Layout, host: Host) -> str:
+    """The plan's text."""
+    return _text(
+        [
+            *_identity(command.judged),
+            *([("limit", "time", str(command.time * 1000))] if command.time else []),
+            ("user", str(command.owner.uid), str(command.owner.gid)),
+            *_pieces(command.judged, layout, host),
+            *([("terminal",)] if command.terminal else []),
+            *_confinement(command.judged, layout, host),
+            *(("env", f"{name}={value}") for name, value in command.environment.items()),
+            ("cwd", command.cwd),
+            *([("reaper",)] if command.reaper else []),
+            ("exec", *command.judged.command),
+        ]
+    )
+
+
+def _text(steps: list[Step]) -> str:
+    return "boesfs-plan\t5\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
 
 
 def _escape(field: str) -> str:
     return field.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
 
 
-def _identity(function: Function, host: Host) -> list[Step]:
+def _identity(function: Function) -> list[Step]:
     settings = function.settings
     network = str(netns(function.id)) if settings.network == "private" else settings.network
     return [
@@ -66,14 +97,14 @@ def _identity(function: Function, host: Host) -> list[Step]:
         ("label", "app", function.app.name),
         ("label", "function", function.name),
         ("label", "digest", function.digest),
-        ("limit", "timeout", str(settings.timeout * 1000)),
-        ("limit", "idle-timeout", str(settings.idle_timeout * 1000)),
-        ("limit", "init-timeout", str(host.init_timeout * 1000)),
         ("limit", "log-rate", str(settings.log_rate)),
-        ("user", str(function.uid)),
         ("network", network),
         ("hostname", "".join(c if c.isalnum() else "-" for c in function.name)[:63]),
     ]
+
+
+def _pieces(function: Function, layout: Layout, host: Host) -> list[Step]:
+    return _governed(function, layout) if host.enforcement == "boesfs" else _bound(function, layout)
 
 
 def _skeleton(layout: Layout) -> list[Step]:
@@ -85,7 +116,7 @@ def _skeleton(layout: Layout) -> list[Step]:
         *(("file", file, "0444", text) for file, text in layout.texts.items()),
         *(("copy", source, file) for file, source in layout.copies.items()),
         *(("file", file, "0444", "") for file in layout.files),
-        *(("file", f"/dev/{name}", "0444", "") for name in DEVICES),
+        *(("file", f"/dev/{name}", "0444", "") for name in layout.devices),
     ]
 
 
@@ -94,8 +125,10 @@ def _bound(function: Function, layout: Layout) -> list[Step]:
     alone = () if layout.rights is None else ("nofollow",)
     return [
         *_skeleton(layout),
-        *(("bind", source, target, *alone) for target, source in (*layout.trees.items(), *layout.files.items())),
+        *(("bind", source, target, *alone) for target, source in (*_trees(layout), *layout.files.items())),
         *_mounts(function, layout),
+        *(("mkdir", path, "0755") for path in _below_tmp(layout)),
+        *(("tree", name, path, "ro" if path in layout.unwritten else "rw") for path, name in layout.handed.items()),
         ("pivot",),
     ]
 
@@ -107,24 +140,49 @@ def _governed(function: Function, layout: Layout) -> list[Step]:
         ("policy", function.program) if function.program else ("policy", BOESFSD, str(function.uid)),
         *_skeleton(layout),
         ("govern", "/", "ro"),
-        *(("govern", target, "ro", source) for target, source in layout.trees.items()),
+        *(("govern", target, "ro", source) for target, source in _trees(layout)),
         *_mounts(function, layout),
+        *(("mkdir", path, "0755") for path in _below_tmp(layout)),
         ("govern", SHM, "rw"),
-        ("govern", TMP, "rw"),
+        *([("govern", TMP, "rw")] if TMP not in layout.handed else []),
+        *(
+            step
+            for path, name in layout.handed.items()
+            for step in (("tree", name, path, "rw"), ("govern", path, "rw"))
+        ),
         ("pivot",),
     ]
+
+
+def _trees(layout: Layout) -> list[tuple[str, str]]:
+    return [(target, source) for target, source in layout.trees.items() if target not in layout.handed]
+
+
+def _below_tmp(layout: Layout) -> list[str]:
+    """Where a tree is to be in what is empty at first; others have their place already."""
+    paths = [PurePosixPath(path) for path in layout.handed if path.startswith(f"{TMP}/") and TMP not in layout.handed]
+    found: dict[str, None] = {}
+    for path in paths:
+        if not any(other != path and path.is_relative_to(other) for other in paths):
+            found.update(dict.fromkeys(str(part) for part in [*reversed(path.parents), path] if len(part.parts) > 2))
+    return list(found)
 
 
 def _mounts(function: Function, layout: Layout) -> list[Step]:
     return [
         *(("hide", directory) for directory in layout.hidden),
-        *(("device", name) for name in DEVICES),
+        *(("device", name) for name in layout.devices),
         *(
             ("hide", path) if path in layout.closed else ("tmpfs", path, str(size), "1777")
             for path, size in ((SHM, SHM_BYTES), (TMP, function.settings.tmp_size * MIB))
+            if path not in layout.handed
         ),
         ("proc", PROC),
-        ("listener", LISTENER),
+        *(
+            [*(("freeze", f"{PROC}/{name}") for name in FROZEN), ("pts", PTS)]
+            if layout.terminals
+            else [("listener", LISTENER)]
+        ),
     ]
 
 
@@ -136,15 +194,15 @@ def _confinement(function: Function, layout: Layout, host: Host) -> list[Step]:
         if numbers is not None
     ]
     return [
-        ("rlimit", "nofile", str(settings.files)),
+        *([("rlimit", "nofile", str(settings.files))] if settings.files else []),
         ("rlimit", "core", "0"),
         ("drop",),
-        ("rlimit", "nproc", str(settings.tasks)),
+        *([("rlimit", "nproc", str(settings.tasks))] if settings.tasks else []),
         ("landlock", host.landlock if layout.rights is None else "policy"),
         *ports,
         *(("allow", rights, path) for path, rights in _rights(layout).items()),
         ("allow", READ + WRITE, PROC),
-        ("allow", READ + WRITE, LISTENER),
+        *([] if layout.terminals else [("allow", READ + WRITE, LISTENER)]),
         ("restrict",),
         ("seccomp", FILTER),
     ]
@@ -152,9 +210,15 @@ def _confinement(function: Function, layout: Layout, host: Host) -> list[Step]:
 
 def _rights(layout: Layout) -> dict[str, str]:
     if layout.rights is not None:
-        return layout.rights | {f"/dev/{name}": READ + WRITE for name in DEVICES}
-    trees = {target: f"{READ}x" for target in layout.trees if target not in CERTIFICATES}
-    return trees | {"/etc": READ, "/dev": READ + WRITE, TMP: f"{READ}{WRITE}x"}
+        devices = [*(f"/dev/{name}" for name in layout.devices), *([PTS] if layout.terminals else [])]
+        return layout.rights | dict.fromkeys(devices, READ + WRITE)
+    trees = {
+        target: f"{READ}{WRITE}x" if target in layout.handed else f"{READ}x"
+        for target in layout.trees
+        if target not in CERTIFICATES
+    }
+    root = {"/": "l"} if layout.terminals else {}
+    return root | trees | {"/etc": READ, "/dev": READ + WRITE, TMP: f"{READ}{WRITE}x"}
 
 
 def environment(function: Function, runtime: Runtime) -> dict[str, str]:
@@ -181,5 +245,6 @@ def _program(function: Function, runtime: Runtime) -> list[Step]:
     return [
         *(("env", f"{name}={value}") for name, value in environment(function, runtime).items()),
         ("cwd", CODE),
+        ("reaper",),
         ("exec", *(function.command or runtime.command)),
     ]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from boesfsd import host
 from boesfsd.config import CONF
 from boesfsd.errors import BoesError
-from boesfsd.layout import ORIGIN, VARIABLES, Layout, confined, distinct, sandbox, tree, tree_at
+from boesfsd.layout import ORIGIN, VARIABLES, Layout, confined, distinct, tree, tree_at
 from boesfsd.model import Function, Learn, PolicyBlock, PolicyProgram, PolicySource
 from boesfsd.policy import findings, landlock, sources
 from boesfsd.policy.image import Image, pack
@@ -30,7 +30,6 @@ from boesfsd.policy.places import split
 from boesfsd.policy.rules import Finding
 from boesfsd.policy.sources import Compiled, Sandbox
 from boesfsd.policy.table import Request, TooLargeError
-from boesfsd.runtimes import Runtime
 
 if TYPE_CHECKING:
     from boesfsd import kernel
@@ -165,7 +164,7 @@ class Policies:
             return
         sources.compile_sources(policy, None, Sandbox(VARIABLES))
 
-    def wanted(self, function: Function, runtime: Runtime, made: Layout) -> Wanted | None:
+    def wanted(self, function: Function, made: Layout, read_for: Sandbox) -> Wanted | None:
         """None: it has none, and the host has none for it; or a program. Unsupported, InvalidPolicy."""
         named = function.app.policy or function.policy
         _check_alone(function)
@@ -175,7 +174,7 @@ class Policies:
         if self.enforcement != "boesfs" and not named:
             return None
         own = function.policy if named else host_default()
-        return Wanted(function.app.policy, own, sandbox(function, runtime, made), made)
+        return Wanted(function.app.policy, own, read_for, made)
 
     def _check_program(self, whose: str, program: str) -> None:
         """InvalidPolicy: it is not there."""
@@ -434,18 +433,15 @@ class Policies:
             while self._kernel and self._retired and self._retired[0][0] <= time.monotonic():
                 self._release(self._retired.popleft()[1])
             for number in [number for number, when in self._leaving.items() if when <= time.monotonic()]:
-                self._forget(number)
+                self.forget(number)
 
-    def forget(self, function: Function) -> None:
-        """The function is gone; to what is left of its mounts everything is denied."""
-        self._forget(function.uid)
-
-    def keep(self, functions: Iterable[Function]) -> None:
+    def keep(self, numbers: set[int]) -> None:
         """Forget the policies of all others."""
-        for number in {*self._tables, *self._spare} - {function.uid for function in functions}:
-            self._forget(number)
+        for number in {*self._tables, *self._spare} - numbers:
+            self.forget(number)
 
-    def _forget(self, number: int) -> None:
+    def forget(self, number: int) -> None:
+        """Whoever the policy was for is gone; to what is left of its mounts everything is denied."""
         with self._lock:
             self._leaving.pop(number, None)
             self._in_force.pop(number, None)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boesfsd.errors import BoesError
+from boesfsd.model import Json
 
 DIRECTORY = Path("/usr/lib/boesfs/runtimes")
+OF_COMMANDS = Path("/usr/lib/boesfs/run.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +31,30 @@ def load(directory: Path = DIRECTORY) -> dict[str, Runtime]:
     """All runtimes of this host by name; a broken file is InvalidConfiguration."""
     found: dict[str, Runtime] = {}
     for file in sorted(directory.glob("*.toml")):
-        try:
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
-            found[file.stem] = Runtime(
-                name=file.stem,
-                aliases=_words(data.get("aliases", [])),
-                entry=data["entry"],
-                command=_words(data["command"]),
-                binds=dict(data["binds"]),
-                links=dict(data.get("links", {})),
-                hide=_words(data.get("hide", [])),
-                environment=dict(data.get("environment", {})),
-            )
-        except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
-            raise BoesError("InvalidConfiguration", f"Cannot use runtime {file}: {error!r}") from error
+        found[file.stem] = _read(file, {})
     return found
+
+
+def of_commands(file: Path = OF_COMMANDS) -> Runtime:
+    """What is in a sandbox of `boesfsctl run`; there is nothing to enter. InvalidConfiguration."""
+    return _read(file, {"entry": "", "command": []})
+
+
+def _read(file: Path, otherwise: Json) -> Runtime:
+    try:
+        data = otherwise | tomllib.loads(file.read_text(encoding="utf-8"))
+        return Runtime(
+            name=file.stem,
+            aliases=_words(data.get("aliases", [])),
+            entry=data["entry"],
+            command=_words(data["command"]),
+            binds=dict(data["binds"]),
+            links=dict(data.get("links", {})),
+            hide=_words(data.get("hide", [])),
+            environment=dict(data.get("environment", {})),
+        )
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise BoesError("InvalidConfiguration", f"Cannot use runtime {file}: {error!r}") from error
 
 
 def _words(value: object) -> tuple[str, ...]:

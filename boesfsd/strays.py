@@ -24,7 +24,7 @@ async def stop(systemd: Systemd, apps: dict[str, App], functions: dict[str, Func
         elif parsed:
             found.append(unit.name)
     found += await _networks(systemd, {f.id for f in functions.values() if f.settings.network == "private"})
-    slices = {app.slice for app in apps.values()}
+    slices = {units.COMMAND_SLICE, *(app.slice for app in apps.values())}
     found += [unit.name for unit in await systemd.list_units("boesfs-*.slice") if unit.name not in slices]
     found.sort(key=lambda name: not name.endswith(".socket"))  # a socket would start its service again
     for name in found:

@@ -4,8 +4,12 @@ which must not stop the calls that are being served. Signals are read on the eve
 
 import asyncio
 import contextlib
+import functools
 import logging
+import os
 import pickle
+import re
+import socket
 import struct
 import subprocess
 import sys
@@ -30,7 +34,9 @@ JOB_TIMEOUT = 30.0
 SIGNAL_POLL = 0.5
 SIGNALS_AT_ONCE = 1000
 LENGTH = struct.Struct("=I")
-WORKER = "import sys; sys.path[:] = sys.argv[1:]; from boesfsd.systemd import work; work()"
+WORKER = "import sys; sys.path[:] = sys.argv[2:]; from boesfsd.systemd import work; work(int(sys.argv[1]))"
+SPLIT = re.compile(r"a*(?:\([^)]*\)|[a-z])")
+"""The complete types of a structure without structures."""
 
 _bus: DBus | None = None
 
@@ -68,18 +74,43 @@ def _start_many(units: list[str]) -> None:
             _call(b"StartUnit", apply_signature(b"ss", [unit.encode(), b"replace"]))
 
 
-def _property_args(unit: str, properties: list[Property]) -> list[tuple[int, Any]]:
-    """Arguments of SetUnitProperties(name, runtime, a(sv)): pystemd opens and closes (-1) containers by hand."""
-    args: list[tuple[int, Any]] = [(ord("s"), unit.encode()), (ord("b"), True), (ord("a"), b"(sv)")]
+def _property_args(properties: list[Property]) -> list[tuple[int, Any]]:
+    """PROPERTIES as a(sv): pystemd opens and closes (-1) containers by hand."""
+    args: list[tuple[int, Any]] = [(ord("a"), b"(sv)")]
     for name, signature, value in properties:
         args += [(ord("r"), b"sv"), (ord("s"), name.encode()), (ord("v"), signature.encode())]
-        if signature == "ay":
-            assert isinstance(value, list)
-            args += [(ord("a"), b"y"), *((ord("y"), byte) for byte in value), (-1, None)]
-        else:
-            args.append((ord(signature), value))
-        args += [(-1, None), (-1, None)]
+        args += [*_value_args(signature, value), (-1, None), (-1, None)]
     return [*args, (-1, None)]
+
+
+def _value_args(signature: str, value: Any) -> list[tuple[int, Any]]:
+    if signature[0] == "a":
+        inner = signature[1:]
+        return [(ord("a"), inner.encode()), *(arg for item in value for arg in _value_args(inner, item)), (-1, None)]
+    if signature[0] == "(":
+        kinds = SPLIT.findall(signature[1:-1])
+        fields = (arg for kind, item in zip(kinds, value, strict=True) for arg in _value_args(kind, item))
+        return [(ord("r"), signature[1:-1].encode()), *fields, (-1, None)]
+    return [(ord(signature), value.encode() if isinstance(value, str) else value)]
+
+
+def _start_transient(channel: int, unit: str, properties: list[Property], count: int) -> Any:
+    """In the worker: COUNT descriptors came over CHANNEL; PROPERTIES that have some name them by their position."""
+    with socket.socket(fileno=os.dup(channel)) as receiver:
+        _, descriptors, _, _ = socket.recv_fds(receiver, 1, count, socket.MSG_CMSG_CLOEXEC)
+    try:
+        whole = [(name, kind, _with_descriptors(kind, value, descriptors)) for name, kind, value in properties]
+        args = [(ord("s"), unit.encode()), (ord("s"), b"fail"), *_property_args(whole)]
+        return _call(b"StartTransientUnit", [*args, (ord("a"), b"(sa(sv))"), (-1, None)])
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _with_descriptors(kind: str, value: Any, descriptors: list[int]) -> Any:
+    if kind == "h":
+        return descriptors[value]
+    return [(descriptors[number], name) for number, name in value] if kind == "a(hs)" else value
 
 
 class SystemdError(Exception):
@@ -99,28 +130,41 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
+        self._channel: socket.socket | None = None
         self._turn = asyncio.Lock()
 
-    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """FUNCTION(*ARGS) over there: its result or its exception."""
+    async def run(self, function: Callable[..., Any], *args: Any, descriptors: list[int] | None = None) -> Any:
+        """FUNCTION(*ARGS) over there: its result or its exception. With DESCRIPTORS, what it takes before its arguments
+        is where they come from."""
         async with self._turn:
             try:
-                reply = await self._exchange((function.__name__, args))
+                reply = await self._exchange((function.__name__, args), descriptors)
             except (OSError, asyncio.IncompleteReadError):
                 log.warning("The worker for calls to PID 1 ended; starting another")
                 self.close()
-                reply = await self._exchange((function.__name__, args))
+                reply = await self._exchange((function.__name__, args), descriptors)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    async def _exchange(self, request: object) -> Any:
-        if self._process is None:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-c", WORKER, *sys.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    async def _start(self) -> asyncio.subprocess.Process:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-c", WORKER, str(theirs.fileno()), *sys.path),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
             )
+
+    async def _exchange(self, request: object, descriptors: list[int] | None) -> Any:
+        if self._process is None:
+            self._process = await self._start()
         assert self._process.stdin
         assert self._process.stdout
+        if descriptors is not None:
+            assert self._channel
+            socket.send_fds(self._channel, [b"d"], descriptors)
         data = pickle.dumps(request)
         self._process.stdin.write(LENGTH.pack(len(data)) + data)
         await self._process.stdin.drain()
@@ -131,12 +175,15 @@ class _Worker:
         """End it."""
         if self._process and self._process.stdin:
             self._process.stdin.close()
-        self._process = None
+        if self._channel:
+            self._channel.close()
+        self._process = self._channel = None
 
 
-def work() -> None:
-    """The worker's loop: one request after another."""
-    functions = {function.__name__: function for function in (_call, _start_many)}
+def work(channel: int) -> None:
+    """The worker's loop: one request after another. Descriptors come over CHANNEL."""
+    functions: dict[str, Callable[..., Any]] = {function.__name__: function for function in (_call, _start_many)}
+    functions[_start_transient.__name__] = functools.partial(_start_transient, channel)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while head := stdin.read(LENGTH.size):
         name, args = pickle.loads(stdin.read(*LENGTH.unpack(head)))  # noqa: S301 (our own process)
@@ -209,7 +256,7 @@ class Systemd:
 
     def _changed(self, message: Any) -> None:
         path = message.get_path()
-        if not path.startswith(PATH + b"/unit/boesfs_2dfn_40"):
+        if not path.startswith((PATH + b"/unit/boesfs_2dfn_40", PATH + b"/unit/boesfs_2drun_2d")):
             return
         message.process_reply(with_headers=False)
         interface, properties = message.body[0], message.body[1]
@@ -261,6 +308,9 @@ class Systemd:
             if error.missing and method == b"StopUnit":
                 return
             raise BoesError("Failed", f"systemd refuses {method.decode()} of {unit}: {error}") from error
+        await self._job_done(job, method, unit)
+
+    async def _job_done(self, job: str, method: bytes, unit: str) -> None:
         result = self._early.pop(job, None)
         if result is None:
             future = self._jobs.setdefault(job, asyncio.get_running_loop().create_future())
@@ -279,6 +329,16 @@ class Systemd:
     async def start(self, unit: str) -> None:
         """Start and wait for the job's end."""
         await self._job(b"StartUnit", unit)
+
+    async def start_transient(self, unit: str, properties: list[Property], descriptors: list[int]) -> None:
+        """Start a unit that has no file, and wait for the job's end. In PROPERTIES, descriptors are positions in
+        DESCRIPTORS, which stay the caller's."""
+        self.subscribe()
+        try:
+            job = await self._worker.run(_start_transient, unit, properties, len(descriptors), descriptors=descriptors)
+        except SystemdError as error:
+            raise BoesError("Failed", f"systemd refuses to start {unit}: {error}") from error
+        await self._job_done(job.decode(), b"StartTransientUnit", unit)
 
     async def stop(self, unit: str) -> None:
         """Stop and wait; a unit that is not loaded is stopped."""
@@ -301,7 +361,8 @@ class Systemd:
     async def set_properties(self, unit: str, properties: list[Property]) -> None:
         """SetUnitProperties until the next boot; no reload, effective at once."""
         try:
-            await self._worker.run(_call, b"SetUnitProperties", _property_args(unit, properties))
+            args = [(ord("s"), unit.encode()), (ord("b"), True), *_property_args(properties)]
+            await self._worker.run(_call, b"SetUnitProperties", args)
         except SystemdError as error:
             raise BoesError("Failed", f"systemd refuses the limits of {unit}: {error}") from error
 

@@ -5,13 +5,17 @@ the properties that may change while they run. Pure text; systemd.py does."""
 import re
 from pathlib import Path
 
-from boesfsd.model import Function, Settings
+from boesfsd.model import Command, Function, Settings
 from boesfsd.options import MIB, parse_cpuset
 
 RUN = Path("/run/boesfs")
 SOCKETS = RUN / "fn"
 BY_NAME = RUN / "by-name"
 STOPPED = RUN / "stopped"
+COMMANDS = "boesfs-run-"
+COMMAND_SLICE = "boesfs-run.slice"
+COMMAND_PATTERN = "boesfs-run-*.service"
+AGENT = "/usr/lib/boesfs/boesfs-agent"
 UNIT_DIR = Path("/run/systemd/system")
 CONTROL_DIR = Path("/run/systemd/system.control")
 DROP_IN = "10-boesfsd.conf"
@@ -115,6 +119,49 @@ def drop_ins(function: Function, slot: int, init_timeout: int) -> dict[str, str]
         service_unit(function.id, slot): "\n".join(lines) + "\n",
         socket_unit(function.id, slot): "\n".join(socket) + "\n",
     }
+
+
+def command_unit(number: int) -> str:
+    """Name of the unit of the command that the policy NUMBER judges."""
+    return f"{COMMANDS}{number}.service"
+
+
+def command_number(unit: str) -> int | None:
+    """The reverse of command_unit."""
+    found = re.fullmatch(rf"{COMMANDS}([0-9]+)\.service", unit)
+    return int(found[1]) if found else None
+
+
+def command_properties(command: Command, descriptors: dict[str, int]) -> list[Property]:
+    """The transient unit of a command. DESCRIPTORS: which of those that go with the call are stdin, stdout and stderr;
+    all others are the agent's, by name."""
+    settings, standard = command.judged.settings, ("stdin", "stdout", "stderr")
+    words = " ".join(command.judged.command)
+    found: list[Property] = [
+        ("Description", "s", f"{command.owner.name} runs {_printable(words)[:200]}"),
+        ("Documentation", "as", ["man:boesfsctl(1)"]),
+        ("Type", "s", "exec"),
+        ("SyslogIdentifier", "s", command.judged.label),
+        ("ExecStart", "a(sasb)", [(AGENT, [AGENT, "--run"], False)]),
+        ("Slice", "s", COMMAND_SLICE),
+        ("CollectMode", "s", "inactive-or-failed"),
+        ("KillMode", "s", "mixed"),
+        ("TimeoutStopUSec", "t", 10 * USEC),
+        ("OOMPolicy", "s", "continue"),
+        ("ExtraFileDescriptors", "a(hs)", [(fd, name) for name, fd in descriptors.items() if name not in standard]),
+    ]
+    names = {"stdin": "StandardInput", "stdout": "StandardOutput", "stderr": "StandardError"}
+    found += [(f"{names[name]}FileDescriptor", "h", descriptors[name]) for name in standard if name in descriptors]
+    if settings.memory:
+        found += [("MemoryMax", "t", settings.memory * MIB), ("MemorySwapMax", "t", 0)]
+    if settings.tasks:
+        found.append(("TasksMax", "t", settings.tasks + SUPERVISOR_TASKS))
+    cpu = [row for row in live_properties(settings) if row[0] in ("CPUQuotaPerSecUSec", "AllowedCPUs")]
+    return found + [row for row in cpu if (settings.cpu if row[0].startswith("CPU") else settings.cpuset)]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def live_properties(settings: Settings) -> list[Property]:

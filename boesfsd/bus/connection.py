@@ -10,7 +10,7 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 __all__ = ["Client", "Exported", "Service", "Variant"]
 
 XML = Path(__file__).with_name("org.boesfs.Faas1.xml")
-ACTION = "org.boesfs.Faas1.Action"
+ACTION, CALLER = "org.boesfs.Faas1.Action", "org.boesfs.Faas1.Caller"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
@@ -40,6 +40,7 @@ POLKIT = (
     "org.freedesktop.PolicyKit1.Authority",
 )
 ALLOW_INTERACTION = 1
+DESCRIPTORS = "a{sh}"
 LONGEST, LONGEST_ERROR = 24 << 20, 1 << 16
 """Bytes of a body (a system bus ends the connection of who sends 32 MiB), and of an error's text."""
 STANDARD_INTERFACES = f"""
@@ -62,12 +63,14 @@ OBJECT_MANAGER_XML = f"""
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method as the XML has it. `action` is the polkit action, "" for what anybody may do."""
+    """A method as the XML has it. `action` is the polkit action, "" for what anybody may do; `caller`: who calls
+    matters, and is told by uid before the arguments."""
 
     name: str
     takes: str
     gives: str
     action: str
+    caller: bool
 
     @property
     def attribute(self) -> str:
@@ -99,9 +102,9 @@ def _interface(element: ET.Element) -> Interface:
             way: "".join(arg.get("type", "") for arg in item.iter("arg") if arg.get("direction") == way)
             for way in ("in", "out")
         }
-        action = next((note.get("value", "") for note in item.iter("annotation") if note.get("name") == ACTION), "")
+        notes = {note.get("name"): note.get("value", "") for note in item.iter("annotation")}
         name = item.get("name", "")
-        methods[name] = Method(name, signature["in"], signature["out"], action)
+        methods[name] = Method(name, signature["in"], signature["out"], notes.get(ACTION, ""), CALLER in notes)
     return Interface(
         name=element.get("name", ""),
         methods=methods,
@@ -297,10 +300,10 @@ class Service:
             raise BoesError("UnknownMethod", f"{message.path} has no method {message.interface or ''}.{message.member}")
         if message.signature != method.takes:
             raise BoesError("InvalidArgs", f"{method.name} takes ({method.takes}), not ({message.signature})")
-        if method.action:
-            await self._authorise(message, method.action)
-        args = [
-            message.unix_fds[value] if kind == "h" else plain(value)
+        args = [await self._authorise(message, method.action)] if method.action else []
+        args = args if method.caller else []
+        args += [
+            _with_descriptors(kind, value, message.unix_fds)
             for kind, value in zip(split_signature(method.takes), message.body, strict=True)
         ]
         result = await getattr(exported, method.attribute)(*args)
@@ -339,11 +342,11 @@ class Service:
 
     # --- authorisation
 
-    async def _authorise(self, message: Message, action: str) -> None:
-        """Root may; anybody else needs polkit's word, and without polkit may not."""
-        uid = (await self._ask(DBUS, "GetConnectionUnixUser", "s", [message.sender]))[0]
+    async def _authorise(self, message: Message, action: str) -> int:
+        """Root may; anybody else needs polkit's word, and without polkit may not. Whose uid it is."""
+        uid: int = (await self._ask(DBUS, "GetConnectionUnixUser", "s", [message.sender]))[0]
         if uid == 0:
-            return
+            return uid
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
         subject = ["system-bus-name", {"name": Variant("s", message.sender)}]
         flags = ALLOW_INTERACTION if interactive else 0
@@ -358,7 +361,7 @@ class Service:
                 hint=f"polkit has {action}",
             ) from error
         if allowed:
-            return
+            return uid
         if challenge and not interactive:
             raise BoesError("InteractiveAuthorizationRequired", f"polkit would have to ask for {action}")
         raise BoesError("AccessDenied", f"polkit does not allow {action} to uid {uid}")
@@ -409,21 +412,31 @@ class Client:
         self._runner.close()
 
     def call(self, path: str, interface: str, member: str, *arguments: Any) -> Any:
-        """What a method gives, plain: nothing, one value, or a list of several. Options (a{sv}) are booleans, numbers,
-        and strings. BoesError is what the service says, or why it says nothing."""
+        """What a method gives, plain: nothing, one value, or a list of several. Options (a{sv}) are booleans, numbers
+        and strings; in a{sh} are descriptors. BoesError is what the service says, or why it says nothing."""
         method = self._interfaces[interface].methods[member]
-        kinds = split_signature(method.takes)
-        for kind, value in zip(kinds, arguments, strict=True):
-            _check_text(member, value if kind != "a{sv}" else list(value.values()))
-        body = [_options(value) if kind == "a{sv}" else value for kind, value in zip(kinds, arguments, strict=True)]
-        told = self._ask(path, interface, member, method.takes, body)
+        body, descriptors = list[Any](), list[int]()
+        for kind, value in zip(split_signature(method.takes), arguments, strict=True):
+            if kind == DESCRIPTORS:
+                _check_text(member, list(value))
+                descriptors = list(value.values())
+                body.append({name: position for position, name in enumerate(value)})
+            elif kind == "a{sv}":
+                _check_text(member, list(value.values()))
+                body.append(_options(value))
+            else:
+                _check_text(member, value)
+                body.append(value)
+        told = self._ask(path, interface, member, method.takes, body, descriptors)
         return told[0] if len(told) == 1 else told or None
 
     def get(self, path: str, interface: str, name: str) -> Any:
         """A property, plain. BoesError as call."""
         return self._ask(path, PROPERTIES, "Get", "ss", [interface, name])[0]
 
-    def _ask(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> list[Any]:
+    def _ask(
+        self, path: str, interface: str, member: str, signature: str, body: list[Any], descriptors: Sequence[int] = ()
+    ) -> list[Any]:
         message = Message(
             destination=self._name,
             path=path,
@@ -431,6 +444,7 @@ class Client:
             member=member,
             signature=signature,
             body=body,
+            unix_fds=list(descriptors),
             flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION,
         )
         reply = self._runner.run(self._reply(message))
@@ -462,7 +476,7 @@ def _check_text(member: str, value: Any) -> None:
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Variant]:
-    kinds = {bool: "b", int: "u", str: "s"}
+    kinds = {bool: "b", int: "u", str: "s", float: "d"}
     return {key: Variant(kinds[type(value)], value) for key, value in values.items()}
 
 
@@ -474,6 +488,18 @@ def _told(name: str, text: str) -> BoesError:
     if name in (f"{DBUS[0]}.Error.ServiceUnknown", f"{DBUS[0]}.Error.NameHasNoOwner"):
         return BoesError("Failed", "boesfsd does not run", hint="systemctl start boesfsd")
     return BoesError("Failed", f"{name}: {text}")
+
+
+def _with_descriptors(kind: str, value: Any, descriptors: list[int]) -> Any:
+    """VALUE with descriptors in the place of their positions. InvalidArgs: it has one that did not come."""
+    try:
+        if kind == "h":
+            return descriptors[value]
+        return (
+            {name: descriptors[position] for name, position in value.items()} if kind == DESCRIPTORS else plain(value)
+        )
+    except IndexError as error:
+        raise BoesError("InvalidArgs", "A descriptor did not come with the message") from error
 
 
 def _close_descriptors(message: Message) -> None:

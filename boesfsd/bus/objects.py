@@ -19,6 +19,7 @@ from boesfsd.learning import Learning
 from boesfsd.live import Live
 from boesfsd.model import App, Change, Function, Json, Ports
 from boesfsd.policy import questions, records
+from boesfsd.runs import Runs
 
 NAME = "org.boesfs.Faas1"
 ROOT = "/org/boesfs/Faas1"
@@ -41,8 +42,9 @@ class ManagerObject:
 
     interface = f"{NAME}.Manager"
 
-    def __init__(self, functions: Functions, about: Callable[[], dict[str, Any]], check: Any) -> None:
+    def __init__(self, functions: Functions, runs: Runs, about: Callable[[], dict[str, Any]], check: Any) -> None:
         self._functions = functions
+        self._runs = runs
         self._about = about
         self._check = check
 
@@ -89,6 +91,11 @@ class ManagerObject:
 
     async def cancel(self, call_id: str) -> None:
         self._functions.cancel(call_id)
+
+    async def run(
+        self, caller: int, command: list[bytes], environment: list[bytes], descriptors: dict[str, int], given: Json
+    ) -> tuple[str, list[str]]:
+        return await self._runs.start(caller, command, environment, descriptors, given)
 
     async def check(self) -> list[list[str]]:
         return [list(row) for row in await self._check()]
@@ -229,11 +236,11 @@ class Bus:
     """The objects by path, and the signals that follow from what the use cases report."""
 
     def __init__(
-        self, functions: Functions, learning: Learning, about: Callable[[], dict[str, Any]], check: Any
+        self, functions: Functions, learning: Learning, runs: Runs, about: Callable[[], dict[str, Any]], check: Any
     ) -> None:
         self._functions = functions
         self._learning = learning
-        self._manager = ManagerObject(functions, about, check)
+        self._manager = ManagerObject(functions, runs, about, check)
         self._service = Service(ROOT, self)
         self._changed: set[str] = set()
         functions.on_app = self._app_event

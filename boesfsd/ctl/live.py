@@ -11,7 +11,7 @@ from boesfsd.ctl import policy
 from boesfsd.ctl.daemon import Daemon
 from boesfsd.errors import BoesError
 from boesfsd.manifest import POLICY_MAX
-from boesfsd.model import Json, PolicyBlock, PolicyFiles
+from boesfsd.model import Json, PolicyBlock, PolicyFiles, PolicySource
 from boesfsd.policy import sources
 
 DIFFERS = 1
@@ -86,7 +86,11 @@ def _policy(given: argparse.Namespace) -> tuple[str, Json]:
         if given.file or given.model or given.policy:
             raise BoesError("InvalidArgs", "--none and a policy are two answers", hint="leave one out")
         return "", {}
-    source = policy.source(given)
+    return text_of(policy.source(given))
+
+
+def text_of(source: PolicySource) -> tuple[str, Json]:
+    """A policy's text, and what else the daemon is told to read it. InvalidPolicy: it is too long."""
     if isinstance(source, PolicyFiles):
         _check_size(source.policy, source.model)
         return source.policy, {"model": source.model, "model-file": source.model_file, "file": source.policy_file}

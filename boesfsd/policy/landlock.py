@@ -91,7 +91,8 @@ class Told(NamedTuple):
 class Tree:
     """What a sandbox could have. LOOK tells the names in a directory, where a symlink leads, or how many names anything
     else has; FileNotFoundError: there is nothing. READ_ONLY: where trees of the host are; FREE: what is empty at first
-    and the function's own; FILES and LINKS: the root's own. FIXED: read-only ones that never change."""
+    and the function's own; FILES and LINKS: the root's own. FIXED: read-only ones that never change. WRITTEN:
+    trees of the host that are the sandbox's to change."""
 
     look: Look
     read_only: tuple[Path, ...]
@@ -99,6 +100,7 @@ class Tree:
     files: tuple[Path, ...] = ()
     links: Mapping[Path, bytes] = field(default_factory=dict)
     fixed: tuple[Path, ...] = ()
+    written: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -110,6 +112,7 @@ class Confined:
     made: list[Path] = field(default_factory=list)
     links: dict[Path, bytes] = field(default_factory=dict)
     free: list[Path] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     rights: dict[Path, str] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)
@@ -125,7 +128,7 @@ class Confined:
         bit = operations.BIT[operation]
         above = [path[:depth] for depth in range(len(path) + 1)]
         if bit & META:
-            return any(place in self.free for place in above)
+            return any(place in self.free or place in self.written for place in above)
         letters = "".join(self.rights.get(place, "") for place in above)
         return any(RIGHTS[letter] & bit for letter in letters)
 
@@ -229,6 +232,8 @@ class _Worker:
                 raise _Impossible(f"it has over {MOST_STATES} states")
             for piece in self.tree.free:
                 self._free(piece)
+            for piece in self.tree.written:
+                self._written(piece)
             for piece in self.tree.read_only:
                 self._visit(piece, self.table.label(piece), there=False)
             for file in self.tree.files:
@@ -270,6 +275,25 @@ class _Worker:
             names = ", ".join(operations.names(META & ~below.every))
             raise _Impossible(f"{names} cannot be denied in {Place(piece)}, where writing is allowed")
         self.found.free.append(piece)
+        self._lose(piece, below.any & ~granted & ~FOLLOW & ~META, LESS)
+
+    def _written(self, piece: Path) -> None:
+        """A tree of the host that may be changed: all of it is there, or nothing."""
+        below = self.below[self.table.label(piece)]
+        if below.none:
+            self._lose(piece, below.any, HIDDEN)
+            return
+        if not below.visible:
+            raise _Impossible(f"nothing can be hidden in {Place(piece)}, which is there to be written")
+        granted = self._grant(piece, below.every, "".join(RIGHTS))
+        self.found.pieces[piece] = True
+        if not self.found.rights.get(piece, "").strip(READS):  # nothing can be changed, so it is read-only
+            self._lose(piece, below.any & ~granted & ~FOLLOW, LESS)
+            return
+        if META & ~below.every:
+            names = ", ".join(operations.names(META & ~below.every))
+            raise _Impossible(f"{names} cannot be denied in {Place(piece)}, which is there to be written")
+        self.found.written.append(piece)
         self._lose(piece, below.any & ~granted & ~FOLLOW & ~META, LESS)
 
     def _file(self, path: Path) -> None:

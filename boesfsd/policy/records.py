@@ -69,6 +69,28 @@ def written(request: Request) -> str:
     return shlex.join(words)
 
 
+def original(request: Request, program: str, *, denied: bool) -> bytes:
+    """The line of BoesFS-FaaS's log: verdict, program, operation, path, arguments in decimal."""
+    row = operations.TABLE[request.operation]
+    name = row.abi or row.name
+    here, there = request.path, request.other
+    if row.name in ("link-to", "rename-to"):
+        here, there = there, here
+    words = [program.encode("utf-8", "surrogateescape"), name.encode(), _path(here)]
+    if name == "setattr":
+        words += [b"%d" % request.arguments.get(argument, 0) for argument in ("mode", "uid", "gid")]
+    elif name in ("link", "rename"):
+        words.append(_path(there))
+    elif name == "symlink":
+        words = [*words[:2], request.texts["target"], _path(here)]
+    elif name == "mmap":
+        words += [b"%#x" % value for value in request.arguments.values()]
+    elif name != "open":
+        words += [b"%d" % value for value in request.arguments.values()]
+    line = b",".join(words).replace(b"\n", b"\\n")
+    return b"[%s] %s\n" % (b"deny" if denied else b"allow", line)
+
+
 def place(path: tuple[bytes, ...]) -> str:
     """A path as a rule in YAML names it: in quotes, and no star of it means more than itself."""
     return json.dumps(one_line(_path(path).replace(b"\\", b"\\\\").replace(b"*", b"\\*")), ensure_ascii=False)

@@ -2,6 +2,7 @@
 """From text to table: a policy as it was written, in either spelling, and what comes of it."""
 
 import contextlib
+import dataclasses
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ _schema = Schema(block.SCHEMA)
 class Sandbox(NamedTuple):
     """Where a policy is used. VARIABLES: what ${NAME} stands for. SUBJECTS: what the program that it is started with is
     called. MOUNTS: the paths where it has something; none: not known. PLATFORM: rules that it needs itself. WAYS: paths
-    that everybody has to be able to walk over, or it could not be made."""
+    that everybody has to be able to walk over, or it could not be made. KILL, if it is not None, comes before what the
+    policy says of that."""
 
     variables: dict[str, str]
     subjects: frozenset[str] = frozenset()
     mounts: tuple[str, ...] = ()
     platform: Part = NOTHING
     ways: tuple[str, ...] = ()
+    kill: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,8 @@ def compile_sources(
         parts.append(part)
         told += more
     policy = together(parts[0], parts[1], sandbox.platform)
+    if sandbox.kill is not None:
+        policy = dataclasses.replace(policy, kill=sandbox.kill)
     try:
         table = compile_policy(policy)
     except TooLargeError as error:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values that several tests start from."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from boesfsd import plan, runtimes
 from boesfsd.layout import CERTIFICATES, LOADER_CACHE, Host, Layout, layout
-from boesfsd.model import App, Function, Ports, Settings
+from boesfsd.model import App, Command, Function, Owner, Ports, Settings
 
 ROOT = Path(__file__).parents[2]
 APP_ID = "01KAPP0000000000000000APP1"
@@ -85,3 +86,22 @@ def made(deployed: Function, host: Host) -> Layout:
 def rendered(deployed: Function, host: Host) -> str:
     """Its plan."""
     return plan.render(deployed, python_runtime(), made(deployed, host), host)
+
+
+def command(*words: str, **changes: Any) -> Command:
+    """What `boesfsctl run` starts; keys of Settings and `policy` go to what is judged."""
+    judged = {key: changes.pop(key) for key in list(changes) if key in (*Settings.__dataclass_fields__, "policy")}
+    settings = {"runtime": "", "memory": 0, "tasks": 0, "files": 0, "tmp_size": 1024, "timeout": 0, **judged}
+    of = function(app=app(id="", name="@run"), id="boesfs-run-7.service", name="7", uid=7, digest="", **settings)
+    values: dict[str, Any] = {
+        "judged": dataclasses.replace(of, command=words or ("/bin/sh",)),
+        "owner": Owner(1000, 100, "ann"),
+        "directories": (),
+        "environment": {"PATH": "/usr/bin", "HOME": "/tmp"},
+        "cwd": "/tmp",
+    }
+    return Command(**values | changes)
+
+
+def commands_runtime() -> runtimes.Runtime:
+    return runtimes.of_commands(ROOT / "etc/run.toml")

@@ -14,7 +14,7 @@ from samples import full_host, function, made, python_runtime
 
 from boesfsd import audit, host
 from boesfsd.audit import Audit, Told
-from boesfsd.invoke import Router, Served, Slots
+from boesfsd.invoke import Route, Router, Served, Slots
 from boesfsd.layout import sandbox
 from boesfsd.model import PolicyBlock
 from boesfsd.policies import InForce, Wanted
@@ -51,6 +51,7 @@ class World:
         self.arrived: list[Record] = []
         self.entries: list[dict[str, Any]] = []
         self.signals: list[Told] = []
+        self.told: list[Told] = []
         self.untold = 0
         self.table = TABLE
         layout = made(self.function, full_host())
@@ -65,7 +66,13 @@ class World:
             in_force=lambda _, table: self.force if self.force and self.force.table == table else None,
             on_instance=None,
         )
-        self.audit = Audit(self.functions, SimpleNamespace(write=lambda entry: self.entries.append(dict(entry))))  # type: ignore[arg-type]
+        self.commands = SimpleNamespace(
+            routes=dict[str, Route](),
+            in_force=lambda _, table: self.force if self.force and self.force.table == table else None,
+            told=self.told.append,
+        )
+        journal: Any = SimpleNamespace(write=lambda entry: self.entries.append(dict(entry)))
+        self.audit = Audit(self.functions, self.commands, journal)  # type: ignore[arg-type]
         self.audit.on_told = self.signals.append
         self._hear: Callable[[Any], None] = lambda record: None
 

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """boesfsctl as it is typed: answers, exit statuses, and what it says to words that it cannot use."""
 
+import argparse
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +15,9 @@ import pytest
 from samples import ROOT
 
 from boesfsd import ctl
-from boesfsd.ctl import denials
+from boesfsd.ctl import denials, original
+from boesfsd.ctl import run as run_verb
+from boesfsd.errors import BoesError
 from boesfsd.model import DENIAL
 
 POLICY = """\
@@ -294,3 +299,77 @@ def test_a_uid_that_is_none_is_named(capsys: Output, uid: str) -> None:
     with pytest.raises(SystemExit):
         run(f"policy test --uid={uid} a/f read /x")
     assert f"{uid} is no user id" in capsys.readouterr().err
+
+
+# --- boesfs and gofs
+
+
+@pytest.mark.parametrize(
+    ("words", "go", "run"),
+    [
+        ("-d T -k 5 -m M -p P -l LOG python3 -l x", True, "-d T -m M -p P --log LOG --kill 5 -- python3 -l x"),
+        ("-d T -m M -p P -l LOG ls", False, "-d T -m M -p P --log LOG -- ls"),
+        ("-dT -k=5 -mM -p=P -lLOG ls", True, "-d T -m M -p P --log LOG --kill 5 -- ls"),
+        ("-d T ls", False, "-d T -m HOME/model.txt -p HOME/policy.txt -- ls"),
+        ("-d T -u -k 0 ls", True, "-d T -m HOME/model.txt -p HOME/policy.txt --kill 0 -- ls"),
+        ("-d T -uquota -vk 3 ls -d x", False, "-d T --program quota --verbose -- ls -d x"),
+        ("-vd T --log=LOG -- -x", False, "-d T -m HOME/model.txt -p HOME/policy.txt --log LOG --verbose -- -x"),
+    ],
+)
+def test_the_options_of_both_agents_are_ours(
+    words: str, go: bool, run: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = original.to_run(original.parse(words.split(), go=go), go=go)
+    wanted = run.replace("HOME", str(tmp_path / ".boesfs/acl/model")).split()
+    long = {"-d": "--directory", "-m": "--model", "-p": "--policy"}
+    end = wanted.index("--")
+    wanted = [*(long.get(word, word) for word in wanted[:end]), *wanted[end:]]
+    assert found == ["run", "--interactive", "--init", *wanted]
+
+
+def test_the_c_agent_s_log_has_its_own_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = original.to_run(original.parse(["-d", "T", "-l", "/bin/ls"], go=False), go=False)
+    assert found[found.index("--log") + 1] == str(tmp_path / f".boesfs/log/ls_{os.getpid()}.txt")
+    assert (tmp_path / ".boesfs/log").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("ls", "-d DIR is missing"),
+        ("-d T", "COMMAND is missing"),
+        ("-d", "-d wants a value"),
+        ("-d T -k -1 ls", "-k -1: this is no number from 0 on"),
+        ("-d T -r ls", "the demonstration of a reload, is not there"),
+        ("-d T -u ls", "-u: it is not said which program decides"),
+        ("-d T -x ls", "there is no option -x"),
+        ("-d T -a ls", "there is no option -a"),
+    ],
+)
+def test_options_of_the_agents_that_cannot_be_meant_are_named(words: str, says: str) -> None:
+    with pytest.raises(BoesError, match=re.escape(says)):
+        original.to_run(original.parse(words.split(), go=False), go=False)
+
+
+@pytest.mark.parametrize(("text", "size"), [("512M", 512), ("2g", 2048), ("1024k", 1), ("7", 7), ("1GiB", 1024)])
+def test_sizes_are_mebibytes(text: str, size: int) -> None:
+    assert run_verb.mebibytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["0", "1k", "", "x", "-1", "1.5G", "5P"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        run_verb.mebibytes(text)
+
+
+@pytest.mark.parametrize(("text", "time"), [("90", 90), ("5m", 300), ("1H", 3600), ("2d", 172800), ("7s", 7)])
+def test_times_are_seconds(text: str, time: int) -> None:
+    assert run_verb.seconds(text) == time
+
+
+@pytest.mark.parametrize("text", ["0", "", "x", "1w", "-1", "1.5", "99999999999"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        run_verb.seconds(text)

@@ -24,8 +24,8 @@ RANKS = (
     {"errors", "model", "config", "documents"},
     {"options", "manifest", "units", "runtimes", "layout", "plan", "policy"},
     {"store", "bundle", "systemd", "network", "kernel", "host", "journal", "notify", "wire"},
-    {"invoke", "functions", "policies", "audit", "changes", "learning", "live", "programs", "strays"},
-    {"bus", "web", "ctl"},
+    {"invoke", "functions", "policies", "audit", "changes", "learning", "live", "programs", "runs", "strays"},
+    {"bus", "web", "ctl", "sandbox"},
     {"daemon", "setup"},
     {"__main__"},
 )

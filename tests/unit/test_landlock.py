@@ -47,6 +47,8 @@ def look(path: tuple[bytes, ...]) -> list[bytes] | bytes | int:
 
 LINKS = {(b"bin",): b"usr/bin"}
 TREE = Tree(look, ((b"usr",), (b"function",)), FREE, FILES, LINKS, ((b"function",),))
+COMMANDS = Tree(look, ((b"usr",),), FREE, FILES, LINKS, (), ((b"function",),))
+"""What is the function's own there is a directory to be written."""
 
 
 def existing() -> Iterator[tuple[bytes, ...]]:
@@ -91,9 +93,11 @@ def can(operation: str, path: tuple[bytes, ...]) -> bool:
     return not (directory and operation in ("read", "exec"))
 
 
-def there_is_to_lose(operation: str, path: tuple[bytes, ...], confined: Confined) -> bool:
+def there_is_to_lose(operation: str, path: tuple[bytes, ...], confined: Confined, tree: Tree) -> bool:
     """Whether the operation can be done with what is there at all."""
     bit = operations.BIT[operation]
+    if path[:1] in tree.written and can(operation, path):
+        return True
     if free := [place for place in FREE if path[: len(place)] == place]:
         return not bit & landlock.OF_DIRECTORIES & ~META or free[0] in confined.free
     inside = look(path) if path not in FILES else 1
@@ -103,10 +107,11 @@ def there_is_to_lose(operation: str, path: tuple[bytes, ...], confined: Confined
     return bool(bit & (able if path not in FILES else landlock.RIGHTS["r"]))
 
 
+@pytest.mark.parametrize("tree", [TREE, COMMANDS], ids=["function", "command"])
 @pytest.mark.parametrize("seed", range(400))
-def test_nothing_is_allowed_that_the_oracle_denies_and_exact_is_exact(seed: int) -> None:
+def test_nothing_is_allowed_that_the_oracle_denies_and_exact_is_exact(seed: int, tree: Tree) -> None:
     policy = policy_of(random_block(seed))
-    confined = landlock.confine(policy, TREE)
+    confined = landlock.confine(policy, tree)
     if not is_possible(confined):
         return
     exact = all(told.kept is Kept.EXACT for told in confined.told)
@@ -115,7 +120,7 @@ def test_nothing_is_allowed_that_the_oracle_denies_and_exact_is_exact(seed: int)
             wanted = oracle.decide(policy, Request(operation, path))[0]
             allowed = confined.sees(path) and confined.allows(operation, path) and can(operation, path)
             assert wanted or not allowed, (operation, path)
-            if exact and wanted and there_is_to_lose(operation, path, confined):
+            if exact and wanted and there_is_to_lose(operation, path, confined, tree):
                 assert allowed, (operation, path)
         if confined.sees(path) and path not in confined.made:  # nothing is seen of what a rule hides
             for operation in operations.names(FOLLOW):
@@ -123,9 +128,10 @@ def test_nothing_is_allowed_that_the_oracle_denies_and_exact_is_exact(seed: int)
                 assert wanted or rule is None, (operation, path, rule)
 
 
-def test_of_random_policies_many_can_be_kept_and_many_cannot() -> None:
+@pytest.mark.parametrize("tree", [TREE, COMMANDS], ids=["function", "command"])
+def test_of_random_policies_many_can_be_kept_and_many_cannot(tree: Tree) -> None:
     """Or the test above would say little."""
-    found = [landlock.confine(policy_of(random_block(seed)), TREE) for seed in range(200)]
+    found = [landlock.confine(policy_of(random_block(seed)), tree) for seed in range(200)]
     possible = [confined for confined in found if is_possible(confined)]
     exact = [confined for confined in possible if all(told.kept is Kept.EXACT for told in confined.told)]
     assert 20 < len(possible) < 180
@@ -185,6 +191,40 @@ def test_each_rule_is_told_how_it_is_kept(rule: str, wanted: str) -> None:
 def test_what_cannot_be_kept_is_said(rules: str, said: str) -> None:
     confined = landlock.confine(policy_of(f"rules:\n{RUNTIME}{rules}"), TREE)
     assert [one for one in confined.told if one.kept is Kept.IMPOSSIBLE and said in one.why], confined.told
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted", "written"),
+    [
+        ("  - {allow: all, on: '${CODE}/**'}\n", "exact", True),
+        ("  - {allow: [read, list], on: '${CODE}/**'}\n", "exact", False),
+        (
+            "  - {allow: all, on: '${CODE}/**'}\n  - {deny: unlink, on: '${CODE}/secret'}\n",
+            "stricter /function: unlink is denied: what is denied to something below is denied to all",
+            True,
+        ),
+        (
+            "  - {allow: [read, write], on: '${CODE}/**'}\n",
+            "impossible chmod, chown, chattr, setxattr, removexattr cannot be denied in /function, which is "
+            "there to be written",
+            False,
+        ),
+        (
+            "  - {allow: all, on: '${CODE}/**'}\n  - {deny: lookup, on: '${CODE}/secret'}\n",
+            "impossible nothing can be hidden in /function, which is there to be written",
+            False,
+        ),
+        (
+            "  - {allow: [read, chmod], on: '${CODE}/**'}\n",
+            "stricter /function: chmod is denied: what is denied to something below is denied to all",
+            False,
+        ),
+    ],
+)
+def test_a_directory_to_be_written_is_there_as_a_whole(rules: str, wanted: str, *, written: bool) -> None:
+    confined = landlock.confine(policy_of(f"default: deny\nrules:\n{rules}"), COMMANDS)
+    assert f"{confined.told[-1].kept.value} {confined.told[-1].why}".strip() == wanted
+    assert bool(confined.written) == written
 
 
 def test_what_is_hidden_is_not_there_and_a_link_has_no_rights() -> None:

@@ -5,12 +5,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from samples import CODE, bare_host, full_function, full_host, function, made, python_runtime
+from samples import CODE, bare_host, command, commands_runtime, full_function, full_host, function, made, python_runtime
 
-from boesfsd import host, plan
+from boesfsd import host, layout, plan
 from boesfsd.errors import BoesError
-from boesfsd.layout import DEVICES, LOADER_CACHE, confined, distinct, sandbox
-from boesfsd.model import Function, PolicyBlock
+from boesfsd.layout import DEVICES, LOADER_CACHE, confined, distinct, sandbox, sandbox_of_command
+from boesfsd.model import Command, Function, PolicyBlock, PolicyFiles
 from boesfsd.policy import operations, oracle, sources
 from boesfsd.policy.landlock import Confined
 from boesfsd.policy.places import split
@@ -162,3 +162,56 @@ def test_what_a_policy_leaves_is_what_the_agent_is_told_to_make() -> None:
         assert step in steps, step
     for beginning in ("tmpfs", "file\t/etc/passwd", "link\tusr/bin", "bind\t/usr\t", "allow\trl\t/etc", "allow\trlx"):
         assert not [step for step in steps if step.startswith(beginning)], beginning
+
+
+# --- commands
+
+BLACK, WHITE = ("!some(where (p.eft == deny))", "some(where (p.eft == allow))")
+MODEL = "[request_definition]\nr = obj, act\n[policy_definition]\np = obj, act\n[policy_effect]\ne = {}\n"
+MODEL += "[matchers]\nm = r.obj == p.obj && r.act == p.act\n"
+
+
+def judged(of: Command) -> Compiled:
+    """What its policy comes to."""
+    there = layout.of_command(of, commands_runtime(), full_host())
+    return sources.compile_sources(None, of.judged.policy, sandbox_of_command(of, there))
+
+
+def test_the_original_s_files_are_about_a_command_s_directories_alone() -> None:
+    for effect, kind, otherwise in ((BLACK, "deny", True), (WHITE, "allow", False)):
+        files = PolicyFiles("m", MODEL.format(effect), "p", f"p, /usr/job/x, read, file, {kind}\n")
+        policy = judged(command(directories=("/usr/job",), policy=files))
+        assert allowed(policy, "read", "/usr/job/x") is not otherwise
+        assert allowed(policy, "read", "/usr/job/y") is otherwise
+        assert allowed(policy, "write", "/usr/job/y") is otherwise
+        for path in ("/usr/bin/sh", "/etc/passwd", "/etc/ssl/certs/x", "/etc/ld.so.cache"):
+            assert allowed(policy, "read", path)
+        assert allowed(policy, "iterate", "/")
+        assert all(allowed(policy, name, "/tmp/x") for name in ("read", "write", "create", "chmod", "unlink"))
+        if not otherwise:
+            assert not allowed(policy, "write", "/usr/bin/sh")
+
+
+def test_a_block_says_all_and_code_is_the_first_directory() -> None:
+    block = PolicyBlock(
+        "p.yaml", "default: deny\nrules: [{allow: read, on: '${CODE}/**'}, {allow: read, on: '${HOME}/x'}]\n"
+    )
+    policy = judged(command(directories=("/srv/b", "/srv/a"), policy=block))
+    assert allowed(policy, "read", "/srv/b/x")
+    assert allowed(policy, "read", "/tmp/x")
+    for path in ("/srv/a/x", "/usr/bin/sh", "/tmp/y", "/etc/passwd"):
+        assert not allowed(policy, "read", path)
+
+
+def test_what_is_said_of_killing_comes_before_the_policy() -> None:
+    block = PolicyBlock("p.yaml", "kill: 3\nrules: [{allow: read, on: /usr/**}]\n")
+    assert [judged(command(policy=block, kill=kill)).policy.kill for kill in (None, 0, 7)] == [3, 0, 7]
+
+
+def test_what_a_directory_covers_is_not_there_twice() -> None:
+    there = layout.of_command(command(directories=("/etc", "/usr")), commands_runtime(), full_host())
+    assert there.trees == {"/etc": "/etc", "/usr": "/usr"}
+    assert not [path for path in (*there.copies, *there.texts) if path.startswith("/etc")]
+    assert "/bin" in there.links
+    inner = layout.of_command(command(directories=("/usr/local/x",)), commands_runtime(), full_host())
+    assert distinct(inner).hidden == ()

@@ -11,16 +11,16 @@ from boesfsd.model import PolicyBlock, PolicyFiles
 
 
 def test_a_policy_is_a_block_or_the_originals_two_files_or_none() -> None:
-    assert live._read("rules: []", {"file": "p.yaml"}, live.SETTING) == PolicyBlock("p.yaml", "rules: []")
+    assert live.read_policy("rules: []", {"file": "p.yaml"}, live.SETTING) == PolicyBlock("p.yaml", "rules: []")
     files = {"model": "[m]", "model-file": "m.conf", "file": "p.csv"}
-    assert live._read("p, /a", files, live.SETTING) == PolicyFiles("m.conf", "[m]", "p.csv", "p, /a")
-    assert live._read("", {}, live.SETTING) is None
+    assert live.read_policy("p, /a", files, live.SETTING) == PolicyFiles("m.conf", "[m]", "p.csv", "p, /a")
+    assert live.read_policy("", {}, live.SETTING) is None
 
 
 def test_an_empty_file_is_not_none() -> None:
     with pytest.raises(BoesError, match="yaml is empty"):
-        live._read("", {"file": "p.yaml"}, live.SETTING)
-    assert live._read("", {"model": ""}, live.SETTING) is not None
+        live.read_policy("", {"file": "p.yaml"}, live.SETTING)
+    assert live.read_policy("", {"model": ""}, live.SETTING) is not None
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_an_empty_file_is_not_none() -> None:
 )
 def test_options_that_cannot_be_meant_are_named(given: dict[str, object], said: str) -> None:
     with pytest.raises(BoesError, match=said):
-        live._read("rules: []", given, live.SETTING)
+        live.read_policy("rules: []", given, live.SETTING)
 
 
 def test_a_policy_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "POLICY_MAX", 10)
     with pytest.raises(BoesError, match="csv is over"):
-        live._read("p, /a", {"model": "[model]", "file": "m.csv"}, live.SETTING)
+        live.read_policy("p, /a", {"model": "[model]", "file": "m.csv"}, live.SETTING)
 
 
 def test_what_is_too_long_to_be_told_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

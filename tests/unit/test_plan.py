@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans: what the agent is told, and in which order."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from samples import (
     ROOT,
     app,
     bare_host,
+    command,
+    commands_runtime,
     full_function,
     full_host,
     function,
@@ -18,9 +21,9 @@ from samples import (
     rendered,
 )
 
-from boesfsd import plan
+from boesfsd import layout, plan
 from boesfsd.layout import DEVICES, SHM, TMP
-from boesfsd.model import Function, PolicyProgram, Ports
+from boesfsd.model import Command, Function, Owner, PolicyProgram, Ports
 
 CONTRACT = {
     "FN_FORMAT": "http-stream",
@@ -45,7 +48,7 @@ MODES = ("landlock", "boesfs")
 def steps(deployed: Function, **host: object) -> list[tuple[str, ...]]:
     """As the agent reads them."""
     text = rendered(deployed, bare_host(**host))
-    assert text.startswith("boesfs-plan\t4\n")
+    assert text.startswith("boesfs-plan\t5\n")
     assert text.endswith("\n")
     return [tuple(map(unescape, line.split("\t"))) for line in text.splitlines()[1:]]
 
@@ -268,3 +271,61 @@ def test_a_function_is_itself_in_passwd() -> None:
     files = {step[0]: step[2] for step in named(function(uid=200001), "file")}
     assert "function:x:200001:200001:" in files["/etc/passwd"]
     assert "function:x:200001:" in files["/etc/group"]
+
+
+# --- commands
+
+
+def of_command(deployed: Command, enforcement: str = "landlock") -> list[list[str]]:
+    host = dataclasses.replace(full_host(), enforcement=enforcement)
+    text = plan.of_command(deployed, layout.of_command(deployed, commands_runtime(), host), host)
+    return [[unescape(field) for field in line.split("\t")] for line in text.splitlines()[1:]]
+
+
+@pytest.mark.parametrize("enforcement", ["landlock", "boesfs"])
+def test_the_plan_of_a_command(golden: Callable[[str, str], None], enforcement: str) -> None:
+    host = dataclasses.replace(full_host(), enforcement=enforcement)
+    of = command(
+        *("sh", "-c", "two\nlines"),
+        directories=("/srv/job", "/tmp/a/b", "/usr/local/src"),
+        terminal=True,
+        reaper=True,
+        time=5,
+    )
+    golden(
+        f"plan-command-{enforcement}.txt", plan.of_command(of, layout.of_command(of, commands_runtime(), host), host)
+    )
+
+
+@pytest.mark.parametrize("enforcement", ["landlock", "boesfs"])
+def test_a_directory_is_mounted_over_what_is_around_it_and_governed(enforcement: str) -> None:
+    steps = of_command(command(directories=("/usr/a", "/usr", "/tmp/x/y", "/srv")), enforcement)
+    trees = [step[2] for step in steps if step[0] == "tree"]
+    assert trees == ["/srv", "/usr", "/usr/a", "/tmp/x/y"]
+    first = next(number for number, step in enumerate(steps) if step[0] == "tree")
+    assert not [step for step in steps[first:] if step[0] in ("bind", "tmpfs", "hide", "mkdir", "device", "proc")]
+    assert [step for step in steps[:first] if step[:2] == ["mkdir", "/tmp/x/y"]]
+    if enforcement == "boesfs":
+        for number, step in enumerate(steps):
+            assert step[0] != "tree" or steps[number + 1] == ["govern", step[2], "rw"]
+    assert not [step for step in steps if step[0] in ("bind", "govern") and step[2:] and step[2] == "/usr"][1:]
+
+
+def test_tmp_can_be_a_directory_of_the_host() -> None:
+    steps = of_command(command(directories=("/tmp", "/tmp/x")), "boesfs")
+    assert [step[1] for step in steps if step[0] == "tmpfs"] == ["/dev/shm"]
+    assert [step[1] for step in steps if step[0] == "govern" and step[1].startswith("/tmp")] == ["/tmp", "/tmp/x"]
+
+
+def test_a_command_has_its_owner_s_numbers_and_no_listener() -> None:
+    steps = of_command(command(terminal=False, reaper=False))
+    words = {step[0] for step in steps}
+    assert ["user", "1000", "100"] in steps
+    assert not words & {"listener", "terminal", "reaper"}
+    assert {"pts", "freeze", "pivot", "drop", "restrict", "seccomp", "exec"} <= words
+    assert ["freeze", "/proc/sys"] in steps
+    passwd = next(step for step in steps if step[:2] == ["file", "/etc/passwd"])
+    assert passwd[3] == "root:x:0:0::/:/bin/false\nann:x:1000:100::/tmp:/bin/sh\n"
+    root = of_command(command(owner=Owner(0, 0, "root")))
+    assert next(step for step in root if step[:2] == ["file", "/etc/passwd"])[3] == "root:x:0:0::/tmp:/bin/sh\n"
+    assert next(step for step in root if step[:2] == ["file", "/etc/group"])[3] == "root:x:0:\n"

@@ -13,6 +13,7 @@ from samples import full_host, function, made, python_runtime
 
 from boesfsd import policies
 from boesfsd.errors import BoesError
+from boesfsd.layout import sandbox
 from boesfsd.model import Function, Learn, PolicyBlock, PolicyProgram, PolicySource
 from boesfsd.policies import Policies, Wanted
 
@@ -108,7 +109,8 @@ def under(text: str, **changes: Any) -> Function:
 
 
 def wanted(of: Policies, deployed: Function) -> Wanted | None:
-    return of.wanted(deployed, python_runtime(), made(deployed, full_host()))
+    there = made(deployed, full_host())
+    return of.wanted(deployed, there, sandbox(deployed, python_runtime(), there))
 
 
 def enforce(of: Policies, deployed: Function) -> None:
@@ -236,8 +238,8 @@ def test_what_fails_leaves_what_judged(kernel: Kernel, step: str) -> None:
 def test_who_is_gone_has_no_table_and_a_uid_can_be_given_again(kernel: Kernel) -> None:
     mine = started(kernel)
     enforce(mine, under(ONE))
-    mine.forget(under(ONE))
-    mine.forget(under(ONE))
+    mine.forget(under(ONE).uid)
+    mine.forget(under(ONE).uid)
     mine.sweep()
     assert (kernel.judging, kernel.filled) == ({}, {})
     enforce(mine, under(ONE, id="another"))
@@ -249,7 +251,7 @@ def test_what_no_function_has_is_forgotten_at_the_start(kernel: Kernel) -> None:
     enforce(mine, under(ONE))
     enforce(mine, under(ONE, uid=7))
     again = started(kernel)
-    again.keep([under(ONE)])
+    again.keep({under(ONE).uid})
     enforce(again, under(ONE))
     again.sweep()
     assert list(kernel.judging) == [function().uid]

@@ -98,3 +98,27 @@ def test_what_is_made_to_be_pasted_means_just_the_name(name: bytes) -> None:
     assert questions.parse("lookup", path, [], frozenset(), 0)[0] == request
     document = Document(f"rules: [{{allow: lookup, on: {records.place((name,))}}}]", "f", "InvalidPolicy")
     assert parse(document.data["rules"][0]["on"]) == Place((name,))
+
+
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        (Request("read", (b"a", b"b"), arguments={"length": 17, "offset": 3}), b"[deny] /bin/sh,read,/a/b,17,3\n"),
+        (Request("chmod", (b"a",), arguments={"mode": 0o644}), b"[deny] /bin/sh,setattr,/a,420,0,0\n"),
+        (Request("chown", (b"a",), arguments={"uid": 1, "gid": 2}), b"[deny] /bin/sh,setattr,/a,0,1,2\n"),
+        (Request("link", (b"a",), (b"b",)), b"[deny] /bin/sh,link,/a,/b\n"),
+        (Request("link-to", (b"b",), (b"a",)), b"[deny] /bin/sh,link,/a,/b\n"),
+        (Request("rename", (b"a",), (b"b",), {"flags": 1}), b"[deny] /bin/sh,rename,/a,/b\n"),
+        (Request("rename-to", (b"b",), (b"a",), {"flags": 1}), b"[deny] /bin/sh,rename,/a,/b\n"),
+        (Request("symlink", (b"a",), texts={"target": b"../x"}), b"[deny] /bin/sh,symlink,../x,/a\n"),
+        (Request("mmap", (b"a",), arguments={"start": 4096, "end": 8191}), b"[deny] /bin/sh,mmap,/a,0x1000,0x1fff\n"),
+        (Request("open", (b"a",), arguments={"flags": 2}), b"[deny] /bin/sh,open,/a\n"),
+        (Request("mkdir", (b"new\nline",), arguments={"mode": 511}), b"[deny] /bin/sh,mkdir,/new\\nline,511\n"),
+        (Request("iterate", ()), b"[deny] /bin/sh,iterate,/\n"),
+        (Request("getxattr", (b"\xff",), texts={"attribute": b"user.x"}), b"[deny] /bin/sh,getxattr,/\xff\n"),
+    ],
+)
+def test_the_original_s_log_has_a_line_for_each(request_: Request, line: bytes) -> None:
+    """Its second paths, targets and order of arguments; numbers are decimal but those of mmap."""
+    assert records.original(request_, "/bin/sh", denied=True) == line
+    assert records.original(request_, "/bin/sh", denied=False) == line.replace(b"[deny]", b"[allow]")

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from samples import FUNCTION_ID, ROOT, full_function, function
+from samples import FUNCTION_ID, ROOT, command, full_function, function
 
 from boesfsd import units
 from boesfsd.units import escape_label, parse_unit, unescape_label
@@ -142,3 +142,26 @@ def test_an_instance_name_needs_no_escape() -> None:
     instance = units.instance(FUNCTION_ID, 12)
     out = subprocess.run(["systemd-escape", instance], capture_output=True, text=True, check=True).stdout.strip()
     assert out == instance
+
+
+def test_the_unit_of_a_command_has_the_limits_that_are_wanted_and_its_descriptors() -> None:
+    of = command("/bin/echo", "two\nlines", memory=64, cpu=0.5, cpuset="1", tasks=5)
+    descriptors = {"plan": 0, "interrupt": 1, "directory0": 2, "stdout": 3}
+    found = {name: value for name, _, value in units.command_properties(of, descriptors)}
+    assert found["ExtraFileDescriptors"] == [(0, "plan"), (1, "interrupt"), (2, "directory0")]
+    assert found["StandardOutputFileDescriptor"] == 3
+    assert "StandardInputFileDescriptor" not in found
+    assert (found["Description"], found["Slice"]) == ("ann runs /bin/echo two?lines", "boesfs-run.slice")
+    assert (found["MemoryMax"], found["MemorySwapMax"], found["TasksMax"]) == (64 << 20, 0, 7)
+    assert (found["CPUQuotaPerSecUSec"], found["AllowedCPUs"]) == (500_000, [2])
+
+
+def test_a_command_without_limits_has_none() -> None:
+    found = {name for name, _, _ in units.command_properties(command(), {"plan": 0, "interrupt": 1})}
+    assert not found & {"MemoryMax", "MemorySwapMax", "TasksMax", "CPUQuotaPerSecUSec", "AllowedCPUs"}
+
+
+def test_a_command_s_unit_has_its_number() -> None:
+    assert units.command_number(units.command_unit(1 << 31)) == 1 << 31
+    for name in ("boesfs-run-x.service", "boesfs-run.slice", "boesfs-run-7.socket", "boesfs-fn@x:0.service"):
+        assert units.command_number(name) is None

@@ -7,6 +7,7 @@ import learn_checks  # noqa: F401 (as the next)
 import limits_checks  # noqa: F401 (their checks are in the list by that)
 import policy_checks  # noqa: F401
 import pytest
+import run_checks  # noqa: F401
 from bench import names
 from vm import Report
 
@@ -22,7 +23,7 @@ def test_on_a_kernel_of_its_own(report: Report, name: str) -> None:
     holds(report, name)
 
 
-@pytest.mark.parametrize("name", [*names("policy_checks"), *names("learn_checks")])
+@pytest.mark.parametrize("name", [*names("policy_checks"), *names("learn_checks"), *names("run_checks")])
 def test_with_boesfs(report: Report, name: str) -> None:
     holds(report, name)
 

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What a sandbox tells whoever supervises it from outside. */
+#define _GNU_SOURCE
+#include "sandbox.h"
+#include "syscall_names.h"
+
+#include <errno.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <syslog.h>
+#include <unistd.h>
+
+void sandbox_kill(const struct sandbox *sandbox)
+{
+	syscall(SYS_pidfd_send_signal, sandbox->init_fd, SIGKILL, NULL, 0);
+}
+
+/* EPERM for a call that exists, ENOSYS for one newer than our table: libraries then fall back. */
+void sandbox_refuse_syscall(struct sandbox *sandbox, struct journal *journal)
+{
+	struct seccomp_notif request = {0};
+	struct seccomp_notif_resp reply = {0};
+	unsigned number;
+	const char *name = NULL;
+
+	if (ioctl(sandbox->notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &request))
+		return;
+	number = request.data.nr;
+	if (number < sizeof syscall_names / sizeof *syscall_names)
+		name = syscall_names[number];
+	reply.id = request.id;
+	reply.error = name ? -EPERM : -ENOSYS;
+	ioctl(sandbox->notify_fd, SECCOMP_IOCTL_NOTIF_SEND, &reply);
+	if (number < SYSCALLS_SEEN && sandbox->refused[number]++)
+		return;	/* once for each system call and instance */
+	journal_say(journal, LOG_WARNING, "System call %s (%u) was refused", name ? name : "unknown", number);
+}
+
+static int received_fd(struct msghdr *message)
+{
+	struct cmsghdr *header = CMSG_FIRSTHDR(message);
+	int fd = -1;
+
+	if (header && header->cmsg_type == SCM_RIGHTS)
+		memcpy(&fd, CMSG_DATA(header), sizeof fd);
+	return fd;
+}
+
+bool sandbox_hear(struct sandbox *sandbox)
+{
+	char text[512], control[CMSG_SPACE(sizeof(int))];
+	struct iovec part = {text, sizeof text - 1};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+	ssize_t len = recvmsg(sandbox->report_fd, &message, MSG_CMSG_CLOEXEC);
+
+	if (len <= 0) {
+		if (!len || errno != EAGAIN) {
+			close(sandbox->report_fd);
+			sandbox->report_fd = -1;
+		}
+		return false;
+	}
+	text[len] = 0;
+	if (*text == 'N')
+		sandbox->notify_fd = received_fd(&message);
+	else if (*text == 'T')
+		sandbox->terminal_fd = received_fd(&message);
+	else if (*text == 'X')
+		sandbox->status = atoi(text + 1);
+	else if (!*sandbox->failure)
+		snprintf(sandbox->failure, sizeof sandbox->failure, "%s", text + 1);
+	return true;
+}
+
+bool out_of_memory(void)
+{
+	char line[512], path[600];
+	unsigned long long kills = 0;
+	FILE *file = fopen("/proc/self/cgroup", "re");
+
+	if (!file)
+		return false;
+	*path = 0;
+	while (fgets(line, sizeof line, file))
+		if (!strncmp(line, "0::/", 4)) {
+			line[strcspn(line, "\n")] = 0;
+			snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.events", line + 3);
+		}
+	fclose(file);
+	file = *path ? fopen(path, "re") : NULL;
+	if (!file)
+		return false;
+	while (fgets(line, sizeof line, file))
+		sscanf(line, "oom_kill %llu", &kills);
+	fclose(file);
+	return kills > 0;
+}

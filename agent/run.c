@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE
+#include "run.h"
+#include "notify.h"
+#include "policy.h"
+#include "relay.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <unistd.h>
+
+enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128 };
+
+struct command {
+	struct sandbox *sandbox;
+	struct journal *journal;
+	int interrupt;		/* -1: nobody is there any more */
+	bool talks;		/* words are understood there */
+	bool interrupted, late;	/* why we have killed it */
+	bool reaper;
+	int killed_as;		/* the signal that would have ended it, were it not PID 1 */
+};
+
+static void say(const struct command *c, const char *text, int fd)
+{
+	char control[CMSG_SPACE(sizeof fd)] = {0};
+	struct iovec part = {(void *)text, strlen(text)};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+
+	if (!c->talks || c->interrupt < 0)
+		return;
+	if (fd >= 0) {
+		message.msg_control = control;
+		message.msg_controllen = sizeof control;
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof fd);
+		memcpy(CMSG_DATA(header), &fd, sizeof fd);
+	}
+	sendmsg(c->interrupt, &message, MSG_NOSIGNAL);
+}
+
+static bool understands_words(int fd)
+{
+	int type;
+	socklen_t len = sizeof type;
+
+	return !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) && type == SOCK_SEQPACKET;
+}
+
+static void say_ended(const struct command *c, int status, const char *why)
+{
+	char text[700];
+
+	snprintf(text, sizeof text, "ended %d%s%s", status, *why ? " " : "", why);
+	say(c, text, -1);
+}
+
+void refuse_command(int interrupt, const char *why)
+{
+	const struct command c = {.interrupt = interrupt, .talks = understands_words(interrupt)};
+
+	say_ended(&c, NO_SANDBOX, why);
+}
+
+/* Whether PID 1 of a sandbox, which the kernel spares signals that it has no handler for, would be spared this one. */
+static bool spared(pid_t pid, int number)
+{
+	unsigned long long blocked = 0, ignored = 0, caught = 0, bit = 1ULL << (number - 1);
+	char path[40], line[128];
+	FILE *file;
+
+	snprintf(path, sizeof path, "/proc/%d/status", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	while (fgets(line, sizeof line, file)) {
+		sscanf(line, "SigBlk: %llx", &blocked);
+		sscanf(line, "SigIgn: %llx", &ignored);
+		sscanf(line, "SigCgt: %llx", &caught);
+	}
+	fclose(file);
+	return !((blocked | ignored | caught) & bit);
+}
+
+static bool ends_by_default(int number)
+{
+	return number != SIGCHLD && number != SIGCONT && number != SIGURG && number != SIGWINCH && number != SIGSTOP &&
+	       number != SIGTSTP && number != SIGTTIN && number != SIGTTOU;
+}
+
+/* As to any other program: what would end it ends it. */
+static void pass_signal(struct command *c, int number)
+{
+	if (number < 1 || number >= NSIG)
+		return;
+	if (!c->reaper && ends_by_default(number) && spared(c->sandbox->init, number)) {
+		c->killed_as = number;
+		number = SIGKILL;
+	}
+	syscall(SYS_pidfd_send_signal, c->sandbox->init_fd, number, NULL, 0);
+}
+
+static void end(struct command *c)
+{
+	c->interrupted = true;
+	sandbox_kill(c->sandbox);
+}
+
+static void read_interrupt(struct command *c)
+{
+	char text[64];
+	ssize_t len = c->talks ? recv(c->interrupt, text, sizeof text - 1, MSG_DONTWAIT) : 0;
+	int number;
+
+	if (len < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	text[len > 0 ? len : 0] = 0;
+	if (len > 0 && sscanf(text, "signal %d", &number) == 1) {
+		pass_signal(c, number);
+		return;
+	}
+	if (len <= 0) {	/* nobody is there; with a byte somebody is, who wants to hear of the end */
+		close(c->interrupt);
+		c->interrupt = -1;
+	}
+	end(c);
+}
+
+static void read_reports(struct command *c)
+{
+	while (c->sandbox->report_fd >= 0 && sandbox_hear(c->sandbox))
+		;
+	if (c->sandbox->terminal_fd >= 0) {
+		say(c, "terminal", c->sandbox->terminal_fd);
+		close(c->sandbox->terminal_fd);	/* when they go away, the program is to be told */
+		c->sandbox->terminal_fd = -1;
+	}
+}
+
+static void read_signal(struct command *c, int signal_fd)
+{
+	struct signalfd_siginfo info;
+
+	if (read(signal_fd, &info, sizeof info) == sizeof info) {
+		notify_systemd("STOPPING=1");
+		pass_signal(c, info.ssi_signo);
+	}
+}
+
+/* The status as a shell has it, and why, if the program itself is not the reason. */
+static int describe(const struct command *c, const struct plan *plan, char *why, size_t size)
+{
+	int status = c->sandbox->status;
+
+	*why = 0;
+	if (*c->sandbox->failure) {
+		snprintf(why, size, "%s", c->sandbox->failure);
+	} else if (killed_by_policy(c->sandbox->kills_fd, c->sandbox->instance, why, size)) {
+		/* it says why */
+	} else if (c->late) {
+		snprintf(why, size, "its time, %llu s, was over",
+			 (unsigned long long)plan_limit(plan, "time", 0) / 1000);
+		return TIMED_OUT;
+	} else if (WIFSIGNALED(status) && out_of_memory()) {
+		snprintf(why, size, "out of memory: it used more than was allowed");
+	} else if (c->interrupted && WIFSIGNALED(status)) {
+		snprintf(why, size, "it was interrupted");
+	}
+	if (c->killed_as && WIFSIGNALED(status))
+		return BY_SIGNAL + c->killed_as;
+	return WIFSIGNALED(status) ? BY_SIGNAL + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static int watch_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+int supervise_command(const struct plan *plan, struct sandbox *sandbox, struct journal *journal, int interrupt)
+{
+	struct command c = {.sandbox = sandbox, .journal = journal, .interrupt = interrupt,
+			    .talks = understands_words(interrupt), .reaper = plan_find(plan, OP_REAPER)};
+	uint64_t time = plan_limit(plan, "time", 0), last = time ? monotonic_ms() + time : 0;
+	int signal_fd = watch_signals(), status;
+	bool gone = false;
+	char why[600];
+
+	while (!gone) {
+		struct pollfd at[] = {
+			{.fd = sandbox->init_fd, .events = POLLIN}, {.fd = sandbox->report_fd, .events = POLLIN},
+			{.fd = c.interrupted ? -1 : c.interrupt, .events = POLLIN}, {.fd = signal_fd, .events = POLLIN},
+			{.fd = sandbox->notify_fd, .events = POLLIN},
+		};
+		uint64_t now = monotonic_ms();
+
+		if (poll(at, sizeof at / sizeof *at, !last || c.late ? -1 : last > now ? (int)(last - now) : 0) < 0 && errno != EINTR)
+			return 1;
+		if (last && !c.late && monotonic_ms() >= last) {
+			c.late = true;
+			sandbox_kill(sandbox);
+		}
+		if (at[1].revents)
+			read_reports(&c);
+		if (at[4].revents & POLLIN) {
+			sandbox_refuse_syscall(sandbox, journal);
+		} else if (at[4].revents) {
+			close(sandbox->notify_fd);
+			sandbox->notify_fd = -1;
+		}
+		if (at[2].revents)
+			read_interrupt(&c);
+		if (at[3].revents)
+			read_signal(&c, signal_fd);
+		gone = at[0].revents;
+	}
+	read_reports(&c);
+	waitpid(sandbox->init, &status, 0);
+	if (sandbox->status < 0)	/* else a reaper has told, whose own end is not the program's */
+		sandbox->status = status;
+	status = describe(&c, plan, why, sizeof why);
+	if (*why)
+		journal_say(journal, LOG_NOTICE, "The command ended with status %d: %s", status, why);
+	say_ended(&c, status, why);
+	return status;
+}

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between a command in a sandbox and whoever runs it by hand: bytes both ways, signals, the size of the window."""
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import socket
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from types import FrameType
+
+from boesfsd.sandbox import Ended, Running
+
+PIECE = 65536
+PASSED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Pump:
+    """Moves bytes from one descriptor to another. ENDS: what comes after the last of them is the end of the other."""
+
+    def __init__(self, source: int, target: int, *, ends: bool) -> None:
+        self.source, self.target, self.ends = source, target, ends
+        self.held = b""
+        self.done = False
+        os.set_blocking(target, not ends)  # who reads slowly there must not keep us from what it says
+
+    def move(self) -> None:
+        """Take a piece, or get rid of one."""
+        if not self.held:
+            try:
+                self.held = os.read(self.source, PIECE)
+            except OSError:  # a terminal of which nobody has the other side
+                self.held = b""
+            if not self.held:
+                self.finish()
+                return
+        try:
+            self.held = self.held[os.write(self.target, self.held) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.finish()
+
+    def finish(self) -> None:
+        """Nothing more is to be moved."""
+        self.done = True
+        if self.ends:
+            os.close(self.target)
+
+
+class Relay:
+    """Stands between a Running command and us until it has ended."""
+
+    def __init__(self, running: Running, *, interactive: bool) -> None:
+        self._running = running
+        self._interactive = interactive
+        self._selector = selectors.PollSelector()
+        self._pumps: list[Pump] = []
+
+    def pump(self, source: int, target: int, *, ends: bool) -> None:
+        """Move bytes from SOURCE to TARGET; ENDS as Pump has it."""
+        self._pumps.append(Pump(source, target, ends=ends))
+
+    def run(self) -> Ended:
+        """To its end, with signals passed on."""
+        with self._signals() as wake:
+            self._selector.register(self._running.interrupt, selectors.EVENT_READ)
+            self._selector.register(wake, selectors.EVENT_READ)
+            while self._running.ended is None:
+                self._turn(wake)
+            while any(not pump.done and not pump.ends for pump in self._pumps):
+                self._turn(wake)  # what it has still said
+        return self._running.ended
+
+    def _turn(self, wake: socket.socket) -> None:
+        waiting = {}
+        for pump in self._pumps:
+            if not pump.done:
+                waiting[pump.target if pump.held else pump.source] = pump
+        for descriptor, pump in waiting.items():
+            self._selector.register(descriptor, selectors.EVENT_WRITE if pump.held else selectors.EVENT_READ)
+        found = [key.fileobj for key, _ in self._selector.select()]
+        for descriptor in waiting:
+            self._selector.unregister(descriptor)
+        for fileobj in found:
+            if fileobj in waiting:
+                waiting[fileobj].move()  # type: ignore[index]
+            elif fileobj is wake:
+                self._signalled(wake.recv(PIECE))
+            elif self._running.hear() is not None:
+                self._selector.unregister(self._running.interrupt)
+            elif self._running.terminal is not None:
+                self._begin_terminal(self._running.terminal)
+
+    def _begin_terminal(self, terminal: int) -> None:
+        self._resize(terminal)
+        self.pump(terminal, sys.stdout.fileno(), ends=False)
+        if self._interactive:
+            self._pumps.append(Pump(sys.stdin.fileno(), os.dup(terminal), ends=True))
+
+    def _signalled(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGWINCH:
+                if self._running.terminal is not None:
+                    self._resize(self._running.terminal)
+            else:
+                self._running.signal(number)
+
+    @staticmethod
+    def _resize(terminal: int) -> None:
+        with contextlib.suppress(OSError):  # ours is none
+            size = fcntl.ioctl(sys.stdout.fileno(), termios.TIOCGWINSZ, bytes(8))
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[socket.socket]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.settimeout(0)
+            before = {number: signal.signal(number, _nothing) for number in (*PASSED, signal.SIGWINCH)}
+            wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+            try:
+                yield ours
+            finally:
+                signal.set_wakeup_fd(wakeup)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """The descriptor tells."""
+
+
+@contextlib.contextmanager
+def raw(descriptor: int) -> Iterator[None]:
+    """A terminal that hands on what is typed, until it is over; nothing for what is none."""
+    if not os.isatty(descriptor):
+        yield
+        return
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setraw(descriptor)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

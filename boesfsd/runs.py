@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands in a sandbox of their own (`boesfsctl run`): each is a transient unit, whose agent is handed plan and
+descriptors. It lives as long as somebody holds the other side of its interrupt, with or without boesfsd."""
+
+import asyncio
+import logging
+import os
+import pwd
+import secrets
+import stat
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from boesfsd import changes, layout, plan, runtimes, units
+from boesfsd.audit import Told
+from boesfsd.documents import Schema
+from boesfsd.errors import BoesError
+from boesfsd.functions import Functions
+from boesfsd.invoke import Route
+from boesfsd.layout import Layout
+from boesfsd.live import check_options, read_policy
+from boesfsd.model import App, Command, Function, Json, Owner, PolicyProgram, PolicySource, Settings
+from boesfsd.options import TABLE
+from boesfsd.policies import InForce, Wanted
+from boesfsd.policy.landlock import ABI
+from boesfsd.runtimes import Runtime
+from boesfsd.store import now_ms
+from boesfsd.systemd import Systemd
+
+log = logging.getLogger(__name__)
+
+WHOSE = "@run"
+"""In the place of an app's name, for people and the journal; no app can be called so."""
+FIRST, NUMBERS = 1 << 31, (1 << 31) - 1
+"""Policies of commands have numbers that are no user's."""
+STANDARD = ("stdin", "stdout", "stderr")
+MOST_DIRECTORIES = 60
+LINGER = 2.0  # seconds for which records of a command that has ended may still come
+MOST_ALIKE = 10_000  # lines
+OPTIONS = {
+    **dict.fromkeys(("policy", "file", "model", "model-file", "program", "network", "cpuset", "directory"), str),
+    **dict.fromkeys(("kill", "memory", "tasks", "time"), int),
+    **dict.fromkeys(("terminal", "init", "strict"), bool),
+    "cpu": float,
+}
+
+
+class Runs:
+    """Those that run, by unit."""
+
+    def __init__(self, functions: Functions, systemd: Systemd) -> None:
+        self.routes: dict[str, Route] = {}
+        self._functions = functions
+        self._systemd = systemd
+        self._wanted: dict[str, Wanted] = {}
+        self._logs: dict[str, int] = {}
+
+    async def reconcile(self) -> None:
+        """Know those again that run since before boesfsd does: whom they belong to, not what they were told."""
+        for unit in await self._systemd.list_units(units.COMMAND_PATTERN):
+            number = units.command_number(unit.name)
+            if number and unit.active in ("active", "activating"):
+                self.routes[unit.name] = Route(_judged(number, ("?",), Settings()))
+                self._functions.on_instance(unit.name, 0)
+
+    async def start(
+        self, uid: int, argv: list[bytes], environment: list[bytes], descriptors: dict[str, int], given: Json
+    ) -> tuple[str, list[str]]:
+        """Run ARGV for the user UID; the unit, and what is probably not meant of its policy. The descriptors stay the
+        caller's. InvalidArgs, InvalidPolicy, Unsupported."""
+        _check(argv, descriptors, given)
+        owner = await asyncio.to_thread(_owner, uid)
+        number = self._number()
+        command = _command(owner, number, argv, environment, descriptors, given)
+        unit = units.command_unit(number)
+        self.routes[unit] = Route(command.judged)
+        if "log" in descriptors:
+            self._logs[unit] = os.dup(descriptors["log"])
+        try:
+            made, told = await asyncio.to_thread(self._judge, unit, command, strict=bool(given.get("strict")))
+            await self._begin(unit, command, made, descriptors)
+        except BaseException:
+            await self._forget(unit, number)
+            raise
+        return unit, told
+
+    def _number(self) -> int:
+        taken = {route.function.uid for route in self.routes.values()}
+        while (number := FIRST + secrets.randbelow(NUMBERS)) in taken:
+            pass
+        return number
+
+    def _judge(self, unit: str, command: Command, *, strict: bool) -> tuple[Layout, list[str]]:
+        """Have its policy judge. In a thread."""
+        functions, policies = self._functions, self._functions.policies
+        made = layout.of_command(command, _runtime(), functions.host)
+        wanted = policies.wanted(command.judged, made, layout.sandbox_of_command(command, made))
+        told: list[str] = []
+        if wanted is None and command.kill:
+            raise BoesError("Unsupported", "kill: nobody counts denials", hint="they are counted where a policy judges")
+        if wanted:
+            if policies.enforcement != "boesfs" and functions.landlock_abi < ABI:
+                problem = f"This kernel's Landlock (ABI {functions.landlock_abi}) keeps no policy"
+                raise BoesError("Unsupported", problem, hint=f"Linux 6.2 or later has ABI {ABI}, or use BoesFS")
+            told = [change[2] for change in changes.warnings(policies.check(wanted))]
+            if told and strict:
+                raise BoesError("InvalidPolicy", told[0])
+            self._wanted[unit] = wanted
+        made = policies.layout(wanted, made)
+        policies.enforce(command.judged, wanted)
+        return made, told
+
+    async def _begin(self, unit: str, command: Command, made: Layout, given: dict[str, int]) -> None:
+        text = plan.of_command(command, made, self._functions.host).encode("utf-8", "surrogateescape")
+        with os.fdopen(os.memfd_create("plan"), "wb", closefd=True) as file:
+            file.write(text)
+            file.flush()
+            handed = {name: given[path] for path, name in made.handed.items()}
+            named = {"plan": file.fileno(), "interrupt": given["interrupt"], **handed}
+            named |= {name: given[name] for name in STANDARD if name in given}
+            positions = {name: position for position, name in enumerate(named)}
+            properties = units.command_properties(command, positions)
+            await self._systemd.start_transient(unit, properties, list(named.values()))
+        self._functions.on_instance(unit, 0)
+
+    # --- what they do
+
+    def in_force(self, function: Function, table: int) -> InForce | None:
+        """As Functions.in_force."""
+        return self._functions.policies.in_force(function, table, lambda: self._wanted.get(function.id))
+
+    def told(self, told: Told) -> None:
+        """What a policy denied: a line in the original's format, for who wants it."""
+        unit = told.route.function.id
+        if unit not in self._logs:
+            return
+        line = told.original(told.route.function.command[0])
+        try:
+            os.write(self._logs[unit], line * min(told.count, MOST_ALIKE))
+        except OSError as error:
+            log.warning("The log of %s cannot be written: %s", unit, error)
+            os.close(self._logs.pop(unit))
+
+    def unit_changed(self, unit: str, active: str) -> None:
+        """PID 1 tells of a unit of ours."""
+        number = units.command_number(unit)
+        if number and active in ("inactive", "failed"):
+            self._functions.router.spawn(self._ended(unit, number))
+        elif number and unit in self.routes and active in ("activating", "active"):
+            self._functions.on_instance(unit, 0)
+
+    async def _ended(self, unit: str, number: int) -> None:
+        await asyncio.sleep(LINGER)
+        await self._forget(unit, number)
+
+    async def _forget(self, unit: str, number: int) -> None:
+        self.routes.pop(unit, None)
+        self._wanted.pop(unit, None)
+        if unit in self._logs:
+            os.close(self._logs.pop(unit))
+        await asyncio.to_thread(self._functions.policies.forget, number)
+
+
+def _check(argv: list[bytes], descriptors: dict[str, int], given: Json) -> None:
+    check_options(given, OPTIONS)
+    if not argv or not argv[0]:
+        raise BoesError("InvalidArgs", "There is no command", hint="name a program, as /bin/sh")
+    if any(b"\0" in word for word in argv):
+        raise BoesError("InvalidArgs", "There is a NUL in an argument")
+    for key in ("memory", "cpu", "cpuset", "tasks"):
+        if key in given and (fault := Schema(TABLE[key].schema).fault(given[key])):
+            raise BoesError("InvalidArgs", f"{key}: {fault[1]}", hint=TABLE[key].meaning)
+    if given.get("network", "none") not in ("none", "host"):
+        raise BoesError("InvalidArgs", f"network: {given['network']!r}", hint="it is none or host")
+    if given.get("kill", 0) and "program" in given:
+        raise BoesError("InvalidArgs", "kill: nobody counts what a program denies", hint="leave kill out")
+    if "interrupt" not in descriptors:
+        raise BoesError("InvalidArgs", "There is no descriptor interrupt", hint="give one that is readable at the end")
+    paths = [name for name in descriptors if name.startswith("/")]
+    if unknown := sorted(descriptors.keys() - {*STANDARD, "interrupt", "log", *paths}):
+        raise BoesError("InvalidArgs", f"unknown descriptor {unknown[0]}", hint="those of directories are paths")
+    if given.get("terminal") and any(name in descriptors for name in STANDARD):
+        raise BoesError("InvalidArgs", "A command with a terminal has no other standard input and output")
+    if len(paths) > MOST_DIRECTORIES:
+        raise BoesError("InvalidArgs", f"{len(paths)} directories are over {MOST_DIRECTORIES}")
+    for path in paths:
+        _check_directory(path, descriptors[path])
+    if "log" in descriptors and not stat.S_ISREG(os.fstat(descriptors["log"]).st_mode):
+        raise BoesError("InvalidArgs", "log: this is no regular file")
+
+
+def _check_directory(path: str, descriptor: int) -> None:
+    if path == "/" or str(PurePosixPath(path)) != path or ".." in PurePosixPath(path).parts:
+        raise BoesError("InvalidArgs", f"{path} cannot be a directory of a command", hint="name it as realpath(1) does")
+    if any(f"{path}/".startswith(f"{ours}/") or f"{ours}/".startswith(f"{path}/") for ours in layout.OURS):
+        raise BoesError("InvalidArgs", f"{path}: the sandbox has its own", hint="name another directory")
+    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise BoesError("InvalidArgs", f"{path} is no directory")
+
+
+def _owner(uid: int) -> Owner:
+    try:
+        found = pwd.getpwuid(uid)
+    except KeyError as error:
+        raise BoesError("InvalidArgs", f"This host knows no user {uid}") from error
+    return Owner(uid, found.pw_gid, found.pw_name)
+
+
+def _runtime() -> Runtime:
+    found = runtimes.of_commands()
+    return replace(found, binds={path: source for path, source in found.binds.items() if os.path.isdir(source)})
+
+
+def _command(
+    owner: Owner, number: int, argv: list[bytes], variables: list[bytes], descriptors: dict[str, int], given: Json
+) -> Command:
+    words = tuple(os.fsdecode(word) for word in argv)
+    settings = Settings(
+        memory=given.get("memory", 0),
+        cpu=given.get("cpu"),
+        cpuset=given.get("cpuset", ""),
+        tasks=given.get("tasks", 0),
+        files=0,
+        tmp_size=plan.COMMAND_TMP,
+        timeout=0,
+        network=given.get("network", "none"),
+    )
+    directories = tuple(name for name in descriptors if name.startswith("/"))
+    environment = {**_runtime().environment, "USER": owner.name, "LOGNAME": owner.name}
+    for variable in variables:
+        name, equals, value = os.fsdecode(variable).partition("=")
+        if not (name and equals) or "\0" in value:
+            raise BoesError("InvalidArgs", f"{variable!r} is no NAME=VALUE")
+        environment[name] = value
+    return Command(
+        judged=_judged(number, words, settings, _policy(given)),
+        owner=owner,
+        directories=directories,
+        environment=environment,
+        cwd=given.get("directory") or (directories[0] if directories else layout.TMP),
+        terminal=given.get("terminal", False),
+        reaper=given.get("init", False),
+        time=given.get("time", 0),
+        kill=given.get("kill"),
+    )
+
+
+def _judged(
+    number: int,
+    words: tuple[str, ...],
+    settings: Settings,
+    policy: PolicySource | None = None,
+) -> Function:
+    """A command as policies and the audit know it: a function of nobody's."""
+    now = now_ms()
+    app = App(id="", name=WHOSE, config={}, created_at=now, updated_at=now)
+    return Function(
+        id=units.command_unit(number),
+        app=app,
+        name=str(number),
+        uid=number,
+        digest="",
+        command=words,
+        settings=settings,
+        created_at=now,
+        updated_at=now,
+        policy=policy,
+    )
+
+
+def _policy(given: Json) -> PolicySource | None:
+    if "program" in given:
+        if "policy" in given:
+            raise BoesError("InvalidArgs", "A program decides alone", hint="give program, or policy")
+        return PolicyProgram("program", given["program"])
+    known = {name: given[name] for name in ("file", "model", "model-file") if name in given}
+    return read_policy(given.get("policy", ""), known, {"file": str, "model": str, "model-file": str})
