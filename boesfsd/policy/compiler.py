@@ -17,13 +17,15 @@ these sets together. More come of nothing but many places with `**` and stars th
 
 
 class _Node:
-    """What begins with the same components: a place, and those below it."""
+    """What begins with the same components: a place, and those below it. LONE: names that one rule is about and nothing
+    is below, as most are: they become nodes when somebody looks at them."""
 
     __slots__ = (
         "closes",
         "component",
         "depth",
         "globs",
+        "lone",
         "marks",
         "names",
         "number",
@@ -37,6 +39,7 @@ class _Node:
     def __init__(self, number: int, parent: "_Node | None", component: Component) -> None:
         self.number, self.parent, self.component = number, parent, component
         self.names: dict[bytes, _Node] = {}
+        self.lone: dict[bytes, int] = {}
         self.globs: dict[Glob, _Node] = {}
         self.depth: _Node | None = None
         self.rules: list[int] = []
@@ -53,7 +56,7 @@ class _Node:
     @property
     def is_leaf(self) -> bool:
         """Whether nothing is below it."""
-        return self.is_plain and not self.names
+        return self.is_plain and not self.names and not self.lone
 
     @property
     def rank(self) -> Rank:
@@ -109,7 +112,8 @@ class _Compiler:
         self.classes: dict[Signature, tuple[int, tuple[int, ...]]] = {}
         self.states: dict[frozenset[int], int] = {}
         self.found: list[_Node | frozenset[int]] = []
-        self.plain: dict[int, State] = {}
+        self.leaves: dict[int, tuple[int, int]] = {}
+        self.alike: list[tuple[int, int]] = []
         self.below: dict[int, _Below] = {}
         self.overlapping = self.work = 0
         self.used = bytearray(len(policy.rules))
@@ -127,6 +131,8 @@ class _Compiler:
                 self._expand_plain(number, found)
             else:
                 self._expand(number, [self.nodes[node] for node in found])
+        for rule, first in self.alike:
+            self.used[rule] = self.used[first]
         self.table.verdicts = self.numbers
         self.table.idle = [rule for rule, used in zip(self.policy.rules, self.used, strict=True) if not used]
         return self.table
@@ -152,10 +158,25 @@ class _Compiler:
             if parent is None:
                 parent = parents[above] = self._find(components[:-1], len(components) if verdict.opens else 0)
                 parent.walk = parent.walk or verdict.opens
-            child = parent.names.get(name)
-            if child is None:
-                child = parent.names[name] = self._node(parent, name)
-            child.rules.append(index)
+            if name in parent.names or name in parent.lone:
+                self._named(parent, name).rules.append(index)
+            else:
+                parent.lone[name] = index
+
+    def _named(self, parent: _Node, name: bytes) -> _Node:
+        """The node of a name."""
+        child = parent.names.get(name)
+        if child is None:
+            child = parent.names[name] = self._node(parent, name)
+            if name in parent.lone:
+                child.rules.append(parent.lone.pop(name))
+        return child
+
+    def _look(self, node: _Node) -> _Node:
+        """NODE, with a node for each of its names."""
+        for name in list(node.lone):
+            self._named(node, name)
+        return node
 
     def _number(self, verdict: Verdict) -> int:
         number = self.numbers.setdefault(verdict, len(self.verdicts))
@@ -174,13 +195,12 @@ class _Compiler:
     def _find(self, components: tuple[Component, ...], open_until: int) -> _Node:
         """The node of a place; those before OPEN_UNTIL may be walked over."""
         node = self.root
+        child: _Node | None
         for depth, component in enumerate(components):
             if depth < open_until:
                 node.walk = True
             if isinstance(component, bytes):
-                child = node.names.get(component)
-                if child is None:
-                    child = node.names[component] = self._node(node, component)
+                child = self._named(node, component)
             elif component is DEPTH:
                 child = node.depth = node.depth or self._node(node, component)
             else:
@@ -250,7 +270,7 @@ class _Compiler:
     def _below(self, node: _Node) -> "_Below":
         found = self.below.get(node.number)
         if found is None:
-            parts = [self._below(child) for child in (*node.names.values(), *node.globs.values())]
+            parts = [self._below(child) for child in (*self._look(node).names.values(), *node.globs.values())]
             if node.depth:
                 parts.append(self._below(node.depth))
             mine = [self.verdicts[self.verdict_of[rule]] for rule in node.rules]
@@ -272,20 +292,21 @@ class _Compiler:
         return len(self.found) - 1
 
     def _expand_plain(self, number: int, node: _Node) -> None:
-        edges = self.table.edges
+        edges, leaves, alike, verdict_of = self.table.edges, self.leaves, self.alike, self.verdict_of
+        for name, rule in node.lone.items():  # those of the same verdict are alike
+            known = leaves.get(verdict_of[rule])
+            if known is None:
+                child = self._node(node, name)
+                child.rules.append(rule)
+                known = leaves[verdict_of[rule]] = (self._plain_state(child), rule)
+            state, first = known
+            alike.append((rule, first))
+            edges.append((number, name, state))
         for name, child in node.names.items():
             edges.append(
                 (number, name, self._plain_state(child) if child.is_plain else self._state(self._reach(child)))
             )
-        simple = len(node.rules) == 1 and not node.walk and not node.marks
-        state = self.plain.get(self.verdict_of[node.rules[0]]) if simple else None
-        if state:
-            self.used[node.rules[0]] = 1
-        else:
-            state = State(self._class([node]), self._state(frozenset()), -1)
-            if simple and self.used[node.rules[0]]:
-                self.plain[self.verdict_of[node.rules[0]]] = state
-        self.table.states.append(state)
+        self.table.states.append(State(self._class([node]), self._state(frozenset()), -1))
 
     def _expand(self, number: int, nodes: list[_Node]) -> None:
         base: frozenset[int] = frozenset()
@@ -294,7 +315,7 @@ class _Compiler:
         for node in nodes:
             if node.component is DEPTH:
                 base |= self._reach(node)
-            if node.names:
+            if self._look(node).names:
                 named.append(node)
             for glob, child in node.globs.items():
                 if glob == STAR:
