@@ -18,9 +18,10 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <syslog.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128 };
+enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30 };
 
 struct command {
 	struct sandbox *sandbox;
@@ -76,8 +77,10 @@ void refuse_command(int interrupt, const char *why)
 	say_ended(&c, NO_SANDBOX, why);
 }
 
-/* Whether PID 1 of a sandbox, which the kernel spares signals that it has no handler for, would be spared this one. */
-static bool spared(pid_t pid, int number)
+enum disposition { DEFAULT, BLOCKED, OWN };
+
+/* What a process does with a signal, as far as it says: the default, its own, or whoever waits for one that is blocked. */
+static enum disposition disposition_of(pid_t pid, int number)
 {
 	unsigned long long blocked = 0, ignored = 0, caught = 0, bit = 1ULL << (number - 1);
 	char path[40], line[128];
@@ -86,14 +89,30 @@ static bool spared(pid_t pid, int number)
 	snprintf(path, sizeof path, "/proc/%d/status", pid);
 	file = fopen(path, "re");
 	if (!file)
-		return false;
+		return OWN;
 	while (fgets(line, sizeof line, file)) {
 		sscanf(line, "SigBlk: %llx", &blocked);
 		sscanf(line, "SigIgn: %llx", &ignored);
 		sscanf(line, "SigCgt: %llx", &caught);
 	}
 	fclose(file);
-	return !((blocked | ignored | caught) & bit);
+	return (ignored | caught) & bit ? OWN : blocked & bit ? BLOCKED : DEFAULT;
+}
+
+/*
+ * Whether PID 1 of a sandbox, which the kernel spares what it has no handler for, would be spared this one. Shells block
+ * all signals for a moment now and then; who waits for signals has them blocked for good.
+ */
+static bool spared(pid_t pid, int number)
+{
+	const struct timespec moment = {.tv_nsec = 10000000};
+	enum disposition found = disposition_of(pid, number);
+
+	for (int i = 0; i < MOMENTS && found == BLOCKED; i++) {
+		nanosleep(&moment, NULL);
+		found = disposition_of(pid, number);
+	}
+	return found == DEFAULT;
 }
 
 static bool ends_by_default(int number)

@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,8 @@ def serve(given: argparse.Namespace) -> int:
     except BoesError as error:
         print(f"boesfsctl: {error}", file=sys.stderr)
         return NO_SANDBOX
+    except KeyboardInterrupt:  # before it was the command's
+        return 128 + signal.SIGINT
 
 
 def _policy(given: argparse.Namespace) -> Policy | None:

@@ -16,16 +16,18 @@ from types import FrameType
 from boesfsd.sandbox import Ended, Running
 
 PIECE = 65536
+END_OF_FILE = b"\x04"  # as it is typed
 PASSED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Pump:
-    """Moves bytes from one descriptor to another. ENDS: what comes after the last of them is the end of the other."""
+    """Moves bytes from one descriptor to another. ENDS: what comes after the last of them is LAST, and the end of the
+    other."""
 
-    def __init__(self, source: int, target: int, *, ends: bool) -> None:
-        self.source, self.target, self.ends = source, target, ends
+    def __init__(self, source: int, target: int, *, ends: bool, last: bytes = b"") -> None:
+        self.source, self.target, self.ends, self.last = source, target, ends, last
         self.held = b""
-        self.done = False
+        self.done = self.lost = False
         os.set_blocking(target, not ends)  # who reads slowly there must not keep us from what it says
 
     def move(self) -> None:
@@ -33,8 +35,12 @@ class Pump:
         if not self.held:
             try:
                 self.held = os.read(self.source, PIECE)
+            except BlockingIOError:
+                return
             except OSError:  # a terminal of which nobody has the other side
                 self.held = b""
+            if not self.held:
+                self.held, self.last = self.last, b""
             if not self.held:
                 self.finish()
                 return
@@ -42,7 +48,10 @@ class Pump:
             self.held = self.held[os.write(self.target, self.held) :]
         except BlockingIOError:
             return
-        except OSError:
+        except OSError:  # nobody reads there: whoever writes here is to know
+            self.lost = not self.ends
+            if self.lost:
+                os.close(self.source)
             self.finish()
 
     def finish(self) -> None:
@@ -60,6 +69,7 @@ class Relay:
         self._interactive = interactive
         self._selector = selectors.PollSelector()
         self._pumps: list[Pump] = []
+        self._at_terminal = False
 
     def pump(self, source: int, target: int, *, ends: bool) -> None:
         """Move bytes from SOURCE to TARGET; ENDS as Pump has it."""
@@ -88,19 +98,25 @@ class Relay:
             self._selector.unregister(descriptor)
         for fileobj in found:
             if fileobj in waiting:
-                waiting[fileobj].move()  # type: ignore[index]
+                self._move(waiting[fileobj])  # type: ignore[index]
             elif fileobj is wake:
                 self._signalled(wake.recv(PIECE))
             elif self._running.hear() is not None:
                 self._selector.unregister(self._running.interrupt)
-            elif self._running.terminal is not None:
+            elif self._running.terminal is not None and not self._at_terminal:
                 self._begin_terminal(self._running.terminal)
 
+    def _move(self, pump: Pump) -> None:
+        pump.move()
+        if pump.lost and self._at_terminal:
+            self._running.signal(signal.SIGHUP)  # as when a terminal is closed
+
     def _begin_terminal(self, terminal: int) -> None:
+        self._at_terminal = True
         self._resize(terminal)
-        self.pump(terminal, sys.stdout.fileno(), ends=False)
+        self.pump(os.dup(terminal), sys.stdout.fileno(), ends=False)
         if self._interactive:
-            self._pumps.append(Pump(sys.stdin.fileno(), os.dup(terminal), ends=True))
+            self._pumps.append(Pump(sys.stdin.fileno(), os.dup(terminal), ends=True, last=END_OF_FILE))
 
     def _signalled(self, numbers: bytes) -> None:
         for number in numbers:

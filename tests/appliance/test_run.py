@@ -301,6 +301,12 @@ def test_a_shell_at_a_terminal_has_job_control_and_interrupts(lab: Lab) -> None:
         assert running.wait(PATIENCE) == 5
 
 
+def test_at_a_terminal_the_end_of_the_input_is_typed_and_a_closed_output_hangs_up(lab: Lab) -> None:
+    assert run(lab, "-it", "--", "cat", stdin=b"text\n") == (0, "text\r\ntext\r\n", "")
+    script = "boesfsctl run -t -- sh -c 'while :; do echo y; sleep 0.1; done' | head -n 1; echo ${PIPESTATUS[0]}"
+    assert lab.machine.run("bash", "-c", script).stdout == "y\r\n129\n"
+
+
 def test_without_a_terminal_of_its_own_it_gets_nothing_of_ours(lab: Lab) -> None:
     script = "for n in 0 1 2; do test -t $n && echo $n; done; read line; echo got $line; echo no >&2"
     with at_a_terminal(lab, "-i", "--", "sh", "-c", script) as (ours, running):
