@@ -107,11 +107,13 @@ static int write_once(const char *file, const char *text)
  * Become the function's own uid, alone in a user namespace of its own. A process may map its own ids one to one
  * without privilege, but only while its /proc files are its own: hence dumpable for a moment (proc(5)).
  */
-static int own_user_namespace(uid_t uid, gid_t gid)
+static int own_user_namespace(const struct build *build)
 {
+	uid_t uid = build->uid;
+	gid_t gid = build->gid;
 	char users[64], groups[64];
 
-	if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
+	if (setgroups(build->group_count, build->groups) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
 		return -1;
 	if (prctl(PR_SET_DUMPABLE, 1))
 		return -1;
@@ -149,7 +151,7 @@ int step_drop(struct build *build)
 	/* the function first, when memory runs short; the supervisor must live to say so */
 	if (write_once("/proc/self/oom_score_adj", "500"))
 		return -1;
-	if (own_user_namespace(build->uid, build->gid) || no_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if (own_user_namespace(build) || no_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return -1;
 	build->dropped = true;
 	/* credentials have changed for the last time, which would have cleared this */

@@ -29,7 +29,7 @@ static const char plan_dir[] = "/run/boesfs/plan";
 static int give_up_privileges(const struct step *user)
 {
 	uid_t uid = strtoul(user->argv[0], NULL, 10);
-	gid_t gid = user->argc == 2 ? strtoul(user->argv[1], NULL, 10) : uid;
+	gid_t gid = user->argc > 1 ? strtoul(user->argv[1], NULL, 10) : uid;
 
 	if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
 		return -1;

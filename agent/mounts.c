@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,9 +33,22 @@ static int set_flags(int mount, uint64_t flags)
 	return syscall(SYS_mount_setattr, mount, "", AT_EMPTY_PATH, &attr, sizeof attr);
 }
 
+/* Where PATH is in the new root, and never outside of it, whatever links there are on the way. */
+static int move_to(int mount, const char *path)
+{
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT};
+	int place = syscall(SYS_openat2, AT_FDCWD, inside(path), &how, sizeof how), result;
+
+	if (place < 0)
+		return -1;
+	result = syscall(SYS_move_mount, mount, "", place, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	close(place);
+	return result;
+}
+
 static int attach(int mount, const char *path)
 {
-	int result = syscall(SYS_move_mount, mount, "", AT_FDCWD, inside(path), MOVE_MOUNT_F_EMPTY_PATH);
+	int result = move_to(mount, path);
 
 	close(mount);
 	return result;
@@ -252,7 +266,7 @@ int step_pts(const char *path, uid_t uid, gid_t gid)
 
 int step_listener(int mount, const char *path)
 {
-	return syscall(SYS_move_mount, mount, "", AT_FDCWD, inside(path), MOVE_MOUNT_F_EMPTY_PATH);
+	return move_to(mount, path);
 }
 
 int step_pivot(void)

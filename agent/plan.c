@@ -22,7 +22,7 @@ const char *const plan_op_names[OP_COUNT] = {
 
 /* Fewest and most arguments of each operation. */
 static const struct { int min, max; } arity[OP_COUNT] = {
-	[OP_LABEL] = {2, 2}, [OP_LIMIT] = {2, 2}, [OP_USER] = {1, 2}, [OP_NETWORK] = {1, 1},
+	[OP_LABEL] = {2, 2}, [OP_LIMIT] = {2, 2}, [OP_USER] = {1, 1 << 17}, [OP_NETWORK] = {1, 1},
 	[OP_ROOT] = {1, 1}, [OP_MKDIR] = {2, 2}, [OP_LINK] = {2, 2}, [OP_FILE] = {3, 3},
 	[OP_COPY] = {2, 2}, [OP_BIND] = {2, 3}, [OP_TREE] = {3, 3}, [OP_POLICY] = {1, 2}, [OP_GOVERN] = {2, 3}, [OP_DEVICE] = {1, 1}, [OP_HIDE] = {1, 1}, [OP_TMPFS] = {3, 3}, [OP_PROC] = {1, 1}, [OP_FREEZE] = {1, 1}, [OP_PTS] = {1, 1},
 	[OP_LISTENER] = {1, 1}, [OP_PIVOT] = {0, 0}, [OP_HOSTNAME] = {1, 1}, [OP_RLIMIT] = {2, 2},

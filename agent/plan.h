@@ -12,7 +12,7 @@
 enum plan_op {
 	OP_LABEL,		/* label KEY VALUE: what journal fields and the hostname call this instance */
 	OP_LIMIT,		/* limit NAME NUMBER: what the supervisor keeps to */
-	OP_USER,		/* user UID [GID]: without, the number is both */
+	OP_USER,		/* user UID [GID [GROUP...]]: without, the number is both, and there are no groups */
 	OP_NETWORK,		/* network none|host|PATH */
 	OP_ROOT,		/* root BYTES: begin the new root, a tmpfs */
 	OP_MKDIR,		/* mkdir PATH MODE */

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -21,14 +22,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30 };
+enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, STOP_MS = 7000 };
 
 struct command {
 	struct sandbox *sandbox;
 	struct journal *journal;
 	int interrupt;		/* -1: nobody is there any more */
 	bool talks;		/* words are understood there */
-	bool interrupted, late;	/* why we have killed it */
+	bool interrupted, late, stopped;	/* why we have killed it */
+	uint64_t last_ms;	/* until when it may run, 0 for ever */
 	bool reaper;
 	int killed_as;		/* the signal that would have ended it, were it not PID 1 */
 };
@@ -51,7 +53,7 @@ static void say(const struct command *c, const char *text, int fd)
 		header->cmsg_len = CMSG_LEN(sizeof fd);
 		memcpy(CMSG_DATA(header), &fd, sizeof fd);
 	}
-	sendmsg(c->interrupt, &message, MSG_NOSIGNAL);
+	sendmsg(c->interrupt, &message, MSG_NOSIGNAL | MSG_DONTWAIT);	/* who does not read is not waited for */
 }
 
 static bool understands_words(int fd)
@@ -175,8 +177,12 @@ static void read_signal(struct command *c, int signal_fd)
 	struct signalfd_siginfo info;
 
 	if (read(signal_fd, &info, sizeof info) == sizeof info) {
-		notify_systemd("STOPPING=1");
 		pass_signal(c, info.ssi_signo);
+		if (info.ssi_signo == SIGTERM) {	/* systemd kills us too, a little later */
+			notify_systemd("STOPPING=1");
+			c->stopped = true;
+			c->last_ms = monotonic_ms() + STOP_MS;
+		}
 	}
 }
 
@@ -190,6 +196,8 @@ static int describe(const struct command *c, const struct plan *plan, char *why,
 		snprintf(why, size, "%s", c->sandbox->failure);
 	} else if (killed_by_policy(c->sandbox->kills_fd, c->sandbox->instance, why, size)) {
 		/* it says why */
+	} else if (c->late && c->stopped) {
+		snprintf(why, size, "it was stopped, and did not end");
 	} else if (c->late) {
 		snprintf(why, size, "its time, %llu s, was over",
 			 (unsigned long long)plan_limit(plan, "time", 0) / 1000);
@@ -204,12 +212,15 @@ static int describe(const struct command *c, const struct plan *plan, char *why,
 	return WIFSIGNALED(status) ? BY_SIGNAL + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+static const int passed[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+
 static int watch_signals(void)
 {
 	sigset_t set;
 
 	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
+	for (int i = 0; i < (int)(sizeof passed / sizeof *passed); i++)
+		sigaddset(&set, passed[i]);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
@@ -218,22 +229,24 @@ int supervise_command(const struct plan *plan, struct sandbox *sandbox, struct j
 {
 	struct command c = {.sandbox = sandbox, .journal = journal, .interrupt = interrupt,
 			    .talks = understands_words(interrupt), .reaper = plan_find(plan, OP_REAPER)};
-	uint64_t time = plan_limit(plan, "time", 0), last = time ? monotonic_ms() + time : 0;
+	uint64_t time = plan_limit(plan, "time", 0);
 	int signal_fd = watch_signals(), status;
 	bool gone = false;
 	char why[600];
 
+	c.last_ms = time ? monotonic_ms() + time : 0;
 	while (!gone) {
 		struct pollfd at[] = {
 			{.fd = sandbox->init_fd, .events = POLLIN}, {.fd = sandbox->report_fd, .events = POLLIN},
 			{.fd = c.interrupted ? -1 : c.interrupt, .events = POLLIN}, {.fd = signal_fd, .events = POLLIN},
 			{.fd = sandbox->notify_fd, .events = POLLIN},
 		};
-		uint64_t now = monotonic_ms();
+		uint64_t now = monotonic_ms(), left = c.last_ms > now ? c.last_ms - now : 0;
 
-		if (poll(at, sizeof at / sizeof *at, !last || c.late ? -1 : last > now ? (int)(last - now) : 0) < 0 && errno != EINTR)
+		if (poll(at, sizeof at / sizeof *at, !c.last_ms || c.late ? -1 : left < INT_MAX ? (int)left : INT_MAX) < 0 &&
+		    errno != EINTR)
 			return 1;
-		if (last && !c.late && monotonic_ms() >= last) {
+		if (c.last_ms && !c.late && monotonic_ms() >= c.last_ms) {
 			c.late = true;
 			sandbox_kill(sandbox);
 		}

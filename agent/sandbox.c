@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -117,6 +118,7 @@ static _Noreturn void exec_program(const struct build *build, const struct step 
 		refuse(build, step, "");
 	/* whatever else is open ends here: the program gets 0, 1 and 2 */
 	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
+	umask(build->umask);
 	environ = environment;
 	execvp(step->argv[0], step->argv);
 	refuse(build, step, "");
@@ -155,13 +157,12 @@ static _Noreturn void run_program(const struct build *build, const struct step *
 	sigset_t all;
 	pid_t child;
 
+	sigfillset(&all);	/* they are blocked already */
 	errno = EPERM;
 	if (!build->pivoted || !build->dropped || !build->restricted || !build->filtered)
 		refuse(build, step, "");
 	if (!build->reaper)
 		exec_program(build, step, environment, out, err);
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, NULL);	/* before there is a child that ends */
 	child = fork();
 	if (child == 0)
 		exec_program(build, step, environment, out, err);
@@ -257,7 +258,7 @@ static uint64_t instance_number(void)
 	return number ? number : 1;	/* 0 is no instance */
 }
 
-/* "user UID [GID]"; false: there is none. */
+/* "user UID [GID [GROUP...]]"; false: there is none, or it is none. */
 static bool whose(struct build *build, const struct step *user)
 {
 	char *end;
@@ -265,19 +266,32 @@ static bool whose(struct build *build, const struct step *user)
 	if (!user)
 		return false;
 	build->uid = build->gid = strtoul(user->argv[0], &end, 10);
-	if (user->argc == 2 && !*end)
+	if (user->argc > 1 && !*end)
 		build->gid = strtoul(user->argv[1], &end, 10);
-	return !*end;
+	build->groups = calloc(user->argc, sizeof *build->groups);
+	for (int i = 2; i < user->argc && !*end && build->groups; i++)
+		build->groups[build->group_count++] = strtoul(user->argv[i], &end, 10);
+	return !*end && build->groups;
 }
 
-static int detach_trees(struct build *build, const struct handed *handed, char *error, size_t error_size)
+/* Where a directory that was handed over is to be, for people. */
+static const char *place_of(const struct plan *plan, const char *name)
+{
+	for (int i = 0; i < plan->count; i++)
+		if (plan->steps[i].op == OP_TREE && !strcmp(plan->steps[i].argv[0], name))
+			return plan->steps[i].argv[1];
+	return name;
+}
+
+static int detach_trees(struct build *build, const struct plan *plan, const struct handed *handed, char *error,
+			size_t error_size)
 {
 	for (int i = 0; i < handed->count; i++) {
 		int mount = mount_detached(handed->directories[i].fd);
 
 		if (mount < 0) {
 			snprintf(error, error_size, "%s cannot be mounted (%s); is it of this host, and no container's?",
-				 handed->directories[i].name, strerror(errno));
+				 place_of(plan, handed->directories[i].name), strerror(errno));
 			return -1;
 		}
 		build->tree[i].name = handed->directories[i].name;
@@ -294,6 +308,7 @@ static int prepare(struct build *build, const struct plan *plan, const struct ha
 	const struct step *filter = plan_find(plan, OP_SECCOMP), *network = plan_find(plan, OP_NETWORK);
 
 	build->instance = instance_number();
+	build->umask = plan_limit(plan, "umask", 022);
 	if (!whose(build, plan_find(plan, OP_USER)) || !filter || !network) {
 		snprintf(error, error_size, "the plan has no user, network or seccomp line");
 		return -1;
@@ -306,7 +321,7 @@ static int prepare(struct build *build, const struct plan *plan, const struct ha
 		snprintf(error, error_size, "cannot open network namespace %s: %s", network->argv[0], strerror(errno));
 		return -1;
 	}
-	if (handed && detach_trees(build, handed, error, error_size))
+	if (handed && detach_trees(build, plan, handed, error, error_size))
 		return -1;
 	if (!plan_find(plan, OP_LISTENER))
 		return 0;
@@ -322,6 +337,7 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, const struct
 		  size_t error_size)
 {
 	struct build build = {.ruleset = -1, .listener_mount = -1, .terminal = -1};
+	sigset_t all, before;
 	int netns = -1, channel[2], out[2] = {-1, -1}, err[2] = {-1, -1};
 	struct clone_args args = {
 		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP | CLONE_PIDFD,
@@ -341,7 +357,13 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, const struct
 		return -1;
 	}
 	build.channel = channel[1];
+	if (plan_find(plan, OP_REAPER)) {	/* what comes before it can pass signals on waits for it */
+		sigfillset(&all);
+		sigprocmask(SIG_SETMASK, &all, &before);
+	}
 	sandbox->init = syscall(SYS_clone3, &args, sizeof args);
+	if (sandbox->init && plan_find(plan, OP_REAPER))
+		sigprocmask(SIG_SETMASK, &before, NULL);
 	if (sandbox->init < 0) {
 		snprintf(error, error_size, "cannot make namespaces: %s", strerror(errno));
 		return -1;
@@ -360,6 +382,7 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, const struct
 	if (netns >= 0)
 		close(netns);
 	free(build.filter.filter);
+	free(build.groups);
 	sandbox->report_fd = channel[0];
 	fcntl(channel[0], F_SETFL, O_NONBLOCK);
 	sandbox->out_fd = out[0];

@@ -16,6 +16,9 @@ struct build {
 	struct sock_fprog filter;	/* read before the pivot */
 	uid_t uid;
 	gid_t gid;
+	int group_count;	/* supplementary ones */
+	gid_t *groups;
+	mode_t umask;		/* of the program */
 	int channel;		/* where it reports */
 	int terminal;		/* its side of it, or -1 */
 	bool reaper;

@@ -147,18 +147,19 @@ class Function:
 
 
 class Owner(NamedTuple):
-    """Whose rights a program has: numbers and name as the host knows them."""
+    """Whose rights a program has: numbers and name as the host knows them; GROUPS are those besides GID."""
 
     uid: int
     gid: int
     name: str
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A program that is somebody's, once, in a sandbox as functions have it. JUDGED is what policies know of it;
     DIRECTORIES of the host are there to be written; TIME in seconds, 0 for ever; KILL, if it is not None, comes before
-    what its policy says of that; what is text may stand for any bytes (surrogateescape)."""
+    what its policy says of that; UMASK as umask(2); what is text may stand for any bytes (surrogateescape)."""
 
     judged: Function
     owner: Owner
@@ -169,6 +170,7 @@ class Command:
     reaper: bool = False
     time: int = 0
     kill: int | None = None
+    umask: int = 0o022
 
 
 Change = tuple[str, str, str]

@@ -21,7 +21,10 @@ SKELETON_BYTES = 4 * MIB
 SHM_BYTES = 16 * MIB
 
 COMMAND_TMP = 1024  # MiB
-FROZEN = ("acpi", "bus", "fs", "irq", "scsi", "sys", "sysrq-trigger")
+FROZEN = (
+    *("acpi", "asound", "bus", "driver", "dynamic_debug", "fs", "irq", "latency_stats", "lock_stat", "scsi", "sys"),
+    *("sysrq-trigger", "timer_list"),
+)
 """In /proc, what uid 0 could write without any capability."""
 
 READ, WRITE = "rl", "wtfdsnuemi"  # Landlock's rights, see agent/plan.h
@@ -69,7 +72,8 @@ def of_command(command: Command, layout: Layout, host: Host) -> str:
         [
             *_identity(command.judged),
             *([("limit", "time", str(command.time * 1000))] if command.time else []),
-            ("user", str(command.owner.uid), str(command.owner.gid)),
+            ("limit", "umask", str(command.umask)),
+            ("user", *map(str, (command.owner.uid, command.owner.gid, *command.owner.groups))),
             *_pieces(command.judged, layout, host),
             *([("terminal",)] if command.terminal else []),
             *_confinement(command.judged, layout, host),
@@ -160,11 +164,9 @@ def _trees(layout: Layout) -> list[tuple[str, str]]:
 
 def _below_tmp(layout: Layout) -> list[str]:
     """Where a tree is to be in what is empty at first; others have their place already."""
-    paths = [PurePosixPath(path) for path in layout.handed if path.startswith(f"{TMP}/") and TMP not in layout.handed]
     found: dict[str, None] = {}
-    for path in paths:
-        if not any(other != path and path.is_relative_to(other) for other in paths):
-            found.update(dict.fromkeys(str(part) for part in [*reversed(path.parents), path] if len(part.parts) > 2))
+    for path in (PurePosixPath(path) for path in layout.handed if path.startswith(f"{TMP}/")):
+        found.update(dict.fromkeys(str(part) for part in [*reversed(path.parents), path] if len(part.parts) > 2))
     return list(found)
 
 
@@ -218,7 +220,7 @@ def _rights(layout: Layout) -> dict[str, str]:
         if target not in CERTIFICATES
     }
     root = {"/": "l"} if layout.terminals else {}
-    return root | trees | {"/etc": READ, "/dev": READ + WRITE, TMP: f"{READ}{WRITE}x"}
+    return root | {"/etc": READ, "/dev": READ + WRITE, TMP: f"{READ}{WRITE}x"} | trees
 
 
 def environment(function: Function, runtime: Runtime) -> dict[str, str]:

@@ -471,5 +471,6 @@ def _files(paths: Iterable[str], made: Layout) -> list[Path]:
         link = next((link for link in made.links if path.startswith(f"{link}/")), "")
         inside = f"/{made.links[link]}/{path.removeprefix(f'{link}/')}" if link else path
         target = tree_at(made.trees, inside)
-        found.append(Path(made.trees[target], inside.removeprefix(f"{target}/")) if target else NOWHERE)
+        known = target and (target not in made.handed or inside.startswith("/usr/"))  # others are not ours to look into
+        found.append(Path(made.trees[target], inside.removeprefix(f"{target}/")) if known else NOWHERE)
     return found

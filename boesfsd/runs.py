@@ -6,8 +6,11 @@ import asyncio
 import logging
 import os
 import pwd
+import queue
 import secrets
+import socket
 import stat
+import threading
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -17,10 +20,10 @@ from boesfsd.documents import Schema
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
 from boesfsd.invoke import Route
-from boesfsd.layout import Layout
+from boesfsd.layout import Host, Layout
 from boesfsd.live import check_options, read_policy
 from boesfsd.model import App, Command, Function, Json, Owner, PolicyProgram, PolicySource, Settings
-from boesfsd.options import TABLE
+from boesfsd.options import TABLE, parse_cpuset
 from boesfsd.policies import InForce, Wanted
 from boesfsd.policy.landlock import ABI
 from boesfsd.runtimes import Runtime
@@ -34,15 +37,55 @@ WHOSE = "@run"
 FIRST, NUMBERS = 1 << 31, (1 << 31) - 1
 """Policies of commands have numbers that are no user's."""
 STANDARD = ("stdin", "stdout", "stderr")
-MOST_DIRECTORIES = 60
+MOST_DIRECTORIES = 11  # D-Bus carries 16 descriptors with a message
+MOST_OF_ONE = 64  # that one user, who is not root, has run at a time
+AT_ONCE = 2  # policies that are compiled at a time, or others would wait for their calls
 LINGER = 2.0  # seconds for which records of a command that has ended may still come
 MOST_ALIKE = 10_000  # lines
 OPTIONS = {
     **dict.fromkeys(("policy", "file", "model", "model-file", "program", "network", "cpuset", "directory"), str),
-    **dict.fromkeys(("kill", "memory", "tasks", "time"), int),
+    **dict.fromkeys(("kill", "memory", "tasks", "time", "umask"), int),
     **dict.fromkeys(("terminal", "init", "strict"), bool),
     "cpu": float,
 }
+
+
+BOUNDS: dict[str, Json] = {
+    "memory": {"type": "integer", "minimum": 1, "maximum": 1 << 30},
+    "cpu": TABLE["cpu"].schema,
+    "cpuset": TABLE["cpuset"].schema,
+    "tasks": TABLE["tasks"].schema,
+    "time": {"type": "integer", "maximum": (1 << 32) - 1},
+    "kill": {"type": "integer", "maximum": (1 << 32) - 1},
+    "umask": {"type": "integer", "maximum": 0o777},
+    "network": {"enum": ["none", "host"]},
+}
+
+
+class _Log:
+    """A file that lines are added to, by a thread of its own: who named it may have it anywhere."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = os.dup(descriptor)
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._write, daemon=True).start()
+
+    def add(self, lines: bytes) -> None:
+        """Add them, some time."""
+        self._lines.put(lines)
+
+    def close(self) -> None:
+        """When what was added is written."""
+        self._lines.put(b"")
+
+    def _write(self) -> None:
+        try:
+            while lines := self._lines.get():
+                os.write(self._file, lines)
+        except OSError as error:
+            log.warning("What is denied cannot be logged: %s", error)
+        finally:
+            os.close(self._file)
 
 
 class Runs:
@@ -53,7 +96,9 @@ class Runs:
         self._functions = functions
         self._systemd = systemd
         self._wanted: dict[str, Wanted] = {}
-        self._logs: dict[str, int] = {}
+        self._owners: dict[str, int] = {}
+        self._logs: dict[str, _Log] = {}
+        self._compiling = asyncio.Semaphore(AT_ONCE)
 
     async def reconcile(self) -> None:
         """Know those again that run since before boesfsd does: whom they belong to, not what they were told."""
@@ -64,21 +109,36 @@ class Runs:
                 self._functions.on_instance(unit.name, 0)
 
     async def start(
-        self, uid: int, argv: list[bytes], environment: list[bytes], descriptors: dict[str, int], given: Json
+        self,
+        uid: int,
+        groups: tuple[int, ...],
+        argv: list[bytes],
+        environment: list[bytes],
+        descriptors: dict[str, int],
+        given: Json,
     ) -> tuple[str, list[str]]:
-        """Run ARGV for the user UID; the unit, and what is probably not meant of its policy. The descriptors stay the
-        caller's. InvalidArgs, InvalidPolicy, Unsupported."""
+        """Run ARGV for the user UID, who is in GROUPS; the unit, and what is probably not meant of its policy. The
+        descriptors stay the caller's. InvalidArgs, InvalidPolicy, Unsupported, Busy."""
         _check(argv, descriptors, given)
-        owner = await asyncio.to_thread(_owner, uid)
+        if uid and list(self._owners.values()).count(uid) >= MOST_OF_ONE:
+            raise BoesError("Busy", f"{MOST_OF_ONE} commands of this user run already", hint="wait for one of them")
         number = self._number()
-        command = _command(owner, number, argv, environment, descriptors, given)
         unit = units.command_unit(number)
-        self.routes[unit] = Route(command.judged)
-        if "log" in descriptors:
-            self._logs[unit] = os.dup(descriptors["log"])
+        self._owners[unit] = uid
         try:
-            made, told = await asyncio.to_thread(self._judge, unit, command, strict=bool(given.get("strict")))
-            await self._begin(unit, command, made, descriptors)
+            owner = await asyncio.to_thread(_owner, uid, groups)
+            command = _command(owner, number, argv, environment, descriptors, given)
+            self.routes[unit] = Route(command.judged)
+            if "log" in descriptors:
+                await asyncio.to_thread(_check_log, descriptors["log"])
+                self._logs[unit] = _Log(descriptors["log"])
+            host = self._functions.host
+            async with self._compiling:
+                strict = bool(given.get("strict"))
+                made, told = await asyncio.to_thread(self._judge, unit, command, host, strict=strict)
+            if self._functions.host is not host:
+                raise BoesError("Busy", "The settings were changed meanwhile", hint="try again")
+            await self._begin(unit, command, made, host, descriptors)
         except BaseException:
             await self._forget(unit, number)
             raise
@@ -90,10 +150,10 @@ class Runs:
             pass
         return number
 
-    def _judge(self, unit: str, command: Command, *, strict: bool) -> tuple[Layout, list[str]]:
+    def _judge(self, unit: str, command: Command, host: Host, *, strict: bool) -> tuple[Layout, list[str]]:
         """Have its policy judge. In a thread."""
         functions, policies = self._functions, self._functions.policies
-        made = layout.of_command(command, _runtime(), functions.host)
+        made = layout.of_command(command, _runtime(), host)
         wanted = policies.wanted(command.judged, made, layout.sandbox_of_command(command, made))
         told: list[str] = []
         if wanted is None and command.kill:
@@ -110,8 +170,8 @@ class Runs:
         policies.enforce(command.judged, wanted)
         return made, told
 
-    async def _begin(self, unit: str, command: Command, made: Layout, given: dict[str, int]) -> None:
-        text = plan.of_command(command, made, self._functions.host).encode("utf-8", "surrogateescape")
+    async def _begin(self, unit: str, command: Command, made: Layout, host: Host, given: dict[str, int]) -> None:
+        text = plan.of_command(command, made, host).encode("utf-8", "surrogateescape")
         with os.fdopen(os.memfd_create("plan"), "wb", closefd=True) as file:
             file.write(text)
             file.flush()
@@ -134,12 +194,7 @@ class Runs:
         unit = told.route.function.id
         if unit not in self._logs:
             return
-        line = told.original(told.route.function.command[0])
-        try:
-            os.write(self._logs[unit], line * min(told.count, MOST_ALIKE))
-        except OSError as error:
-            log.warning("The log of %s cannot be written: %s", unit, error)
-            os.close(self._logs.pop(unit))
+        self._logs[unit].add(told.original(told.route.function.command[0]) * min(told.count, MOST_ALIKE))
 
     def unit_changed(self, unit: str, active: str) -> None:
         """PID 1 tells of a unit of ours."""
@@ -156,8 +211,9 @@ class Runs:
     async def _forget(self, unit: str, number: int) -> None:
         self.routes.pop(unit, None)
         self._wanted.pop(unit, None)
+        self._owners.pop(unit, None)
         if unit in self._logs:
-            os.close(self._logs.pop(unit))
+            self._logs.pop(unit).close()
         await asyncio.to_thread(self._functions.policies.forget, number)
 
 
@@ -167,43 +223,74 @@ def _check(argv: list[bytes], descriptors: dict[str, int], given: Json) -> None:
         raise BoesError("InvalidArgs", "There is no command", hint="name a program, as /bin/sh")
     if any(b"\0" in word for word in argv):
         raise BoesError("InvalidArgs", "There is a NUL in an argument")
-    for key in ("memory", "cpu", "cpuset", "tasks"):
-        if key in given and (fault := Schema(TABLE[key].schema).fault(given[key])):
-            raise BoesError("InvalidArgs", f"{key}: {fault[1]}", hint=TABLE[key].meaning)
-    if given.get("network", "none") not in ("none", "host"):
-        raise BoesError("InvalidArgs", f"network: {given['network']!r}", hint="it is none or host")
+    for key, schema in BOUNDS.items():
+        if key in given and (fault := Schema(schema).fault(given[key])):
+            raise BoesError("InvalidArgs", f"{key}: {fault[1]}", hint="docs/run.md has all options")
+    if "cpuset" in given and not parse_cpuset(given["cpuset"]) & os.sched_getaffinity(0):
+        raise BoesError("InvalidArgs", f"cpuset: {given['cpuset']}: this host has none of these CPUs")
     if given.get("kill", 0) and "program" in given:
         raise BoesError("InvalidArgs", "kill: nobody counts what a program denies", hint="leave kill out")
+    _check_descriptors(descriptors, terminal=bool(given.get("terminal")))
+
+
+def _check_descriptors(descriptors: dict[str, int], *, terminal: bool) -> None:
     if "interrupt" not in descriptors:
         raise BoesError("InvalidArgs", "There is no descriptor interrupt", hint="give one that is readable at the end")
     paths = [name for name in descriptors if name.startswith("/")]
     if unknown := sorted(descriptors.keys() - {*STANDARD, "interrupt", "log", *paths}):
         raise BoesError("InvalidArgs", f"unknown descriptor {unknown[0]}", hint="those of directories are paths")
-    if given.get("terminal") and any(name in descriptors for name in STANDARD):
+    if terminal and any(name in descriptors for name in STANDARD):
         raise BoesError("InvalidArgs", "A command with a terminal has no other standard input and output")
+    if terminal and not _understands_words(descriptors["interrupt"]):
+        raise BoesError(
+            "InvalidArgs", "interrupt: nobody could be given the terminal", hint="use a SOCK_SEQPACKET socket"
+        )
+    for name in STANDARD:
+        if name in descriptors and os.isatty(descriptors[name]):
+            raise BoesError("InvalidArgs", f"{name}: a terminal is not handed in", hint="use a pipe, or terminal")
     if len(paths) > MOST_DIRECTORIES:
         raise BoesError("InvalidArgs", f"{len(paths)} directories are over {MOST_DIRECTORIES}")
     for path in paths:
-        _check_directory(path, descriptors[path])
-    if "log" in descriptors and not stat.S_ISREG(os.fstat(descriptors["log"]).st_mode):
+        _check_directory(path, paths)
+
+
+def _understands_words(descriptor: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as found:
+            return found.type == socket.SOCK_SEQPACKET
+    except OSError:
+        return False
+
+
+def _check_log(descriptor: int) -> None:
+    """In a thread: it may be anywhere."""
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError as error:
+        raise BoesError("InvalidArgs", f"log: {error.strerror}", hint="use a file that root can see") from error
+    if not regular:
         raise BoesError("InvalidArgs", "log: this is no regular file")
 
 
-def _check_directory(path: str, descriptor: int) -> None:
-    if path == "/" or str(PurePosixPath(path)) != path or ".." in PurePosixPath(path).parts:
+def _check_directory(path: str, all_paths: list[str]) -> None:
+    """That nothing is mounted where its caller could have laid links."""
+    pure = PurePosixPath(path)
+    if path == "/" or path.startswith("//") or str(pure) != path or ".." in pure.parts:
         raise BoesError("InvalidArgs", f"{path} cannot be a directory of a command", hint="name it as realpath(1) does")
+    if around := [other for other in all_paths if other != path and pure.is_relative_to(other)]:
+        raise BoesError("InvalidArgs", f"{path} is in {around[0]}, which is there too", hint="leave one of them out")
     if any(f"{path}/".startswith(f"{ours}/") or f"{ours}/".startswith(f"{path}/") for ours in layout.OURS):
         raise BoesError("InvalidArgs", f"{path}: the sandbox has its own", hint="name another directory")
-    if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        raise BoesError("InvalidArgs", f"{path} is no directory")
 
 
-def _owner(uid: int) -> Owner:
+def _owner(uid: int, groups: tuple[int, ...]) -> Owner:
+    """With the groups that the caller has, and no other: who is in one may be refused for it."""
     try:
         found = pwd.getpwuid(uid)
     except KeyError as error:
         raise BoesError("InvalidArgs", f"This host knows no user {uid}") from error
-    return Owner(uid, found.pw_gid, found.pw_name)
+    gid = found.pw_gid if found.pw_gid in groups or not groups else groups[0]
+    return Owner(uid, gid, found.pw_name, tuple(group for group in groups if group != gid))
 
 
 def _runtime() -> Runtime:
@@ -229,7 +316,7 @@ def _command(
     environment = {**_runtime().environment, "USER": owner.name, "LOGNAME": owner.name}
     for variable in variables:
         name, equals, value = os.fsdecode(variable).partition("=")
-        if not (name and equals) or "\0" in value:
+        if not (name and equals) or "\0" in name + value:
             raise BoesError("InvalidArgs", f"{variable!r} is no NAME=VALUE")
         environment[name] = value
     return Command(
@@ -242,6 +329,7 @@ def _command(
         reaper=given.get("init", False),
         time=given.get("time", 0),
         kill=given.get("kill"),
+        umask=given.get("umask", 0o022),
     )
 
 

@@ -22,6 +22,9 @@ from boesfsd.errors import BoesError
 NAME, ROOT = "org.boesfs.Faas1", "/org/boesfs/Faas1"
 WORDS = 4096  # bytes of what is said at a time
 LOST = 125
+OWN = ("dev", "proc", "run", "sys", "tmp", "lost+found")
+"""Of the root, what a sandbox has of its own, or nobody wants."""
+MOST_DESCRIPTORS = 16  # of a message on D-Bus
 STANDARD = ("stdin", "stdout", "stderr")
 Argument = str | bytes | os.PathLike[str]
 
@@ -68,7 +71,7 @@ class Running:
     def hear(self) -> Ended | None:
         """Take what is said; how it ended, when that is said."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self.interrupt, WORDS, 1)
+            data, descriptors, _, _ = socket.recv_fds(self.interrupt, WORDS, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             data, descriptors = b"", []
         word, _, rest = data.decode(errors="replace").partition(" ")
@@ -128,7 +131,7 @@ def start(
     """Begin COMMAND, as whoever calls. DIRECTORIES are there to be written, at their own paths; STANDARD are the
     descriptors of its input, output and error, not needed with terminal=True; LOG gets denials in the original's
     format; OPTIONS are those of org.boesfs.Faas1.Manager.Run. BoesError: what boesfsd says, or a file cannot be had."""
-    given = {**(policy.options if policy else {}), **options}
+    given = {"umask": _umask(), **(policy.options if policy else {}), **options}
     words = [os.fsencode(word) for word in command]
     variables = [os.fsencode(f"{name}={value}") for name, value in (environment or {}).items()]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -140,6 +143,8 @@ def start(
         for directory in directories:
             for path, descriptor in _open(directory, opened):
                 descriptors[path] = descriptor
+        if len(descriptors) > MOST_DESCRIPTORS - (log is not None):
+            raise BoesError("InvalidArgs", "There are too many directories", hint="11 can be there")
         if log is not None:
             descriptors["log"] = _open_log(log, opened)
         with contextlib.closing(Client(NAME)) as client:
@@ -168,7 +173,7 @@ def _open(directory: Path | str, opened: contextlib.ExitStack) -> Iterator[tuple
     """The directory as it is handed over; of the root, all in it that is no one's special place."""
     try:
         path = os.path.realpath(directory, strict=True)
-        names = [path] if path != "/" else [entry.path for entry in os.scandir("/") if _is_usual(entry)]
+        names = [path] if path != "/" else sorted(entry.path for entry in os.scandir("/") if _is_usual(entry))
         for name in names:
             descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, descriptor)
@@ -178,8 +183,13 @@ def _open(directory: Path | str, opened: contextlib.ExitStack) -> Iterator[tuple
         raise BoesError("InvalidArgs", f"{directory} cannot be opened: {error.strerror}", hint=hint) from error
 
 
+def _umask() -> int:
+    text = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("Umask:")), 8)
+
+
 def _is_usual(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_dir(follow_symlinks=False) and entry.name not in ("dev", "proc", "run", "sys", "tmp", "lost+found")
+    return entry.is_dir(follow_symlinks=False) and entry.name not in OWN
 
 
 def _open_log(file: Path | str, opened: contextlib.ExitStack) -> int:

@@ -64,7 +64,7 @@ OBJECT_MANAGER_XML = f"""
 @dataclass(frozen=True, slots=True)
 class Method:
     """A method as the XML has it. `action` is the polkit action, "" for what anybody may do; `caller`: who calls
-    matters, and is told by uid before the arguments."""
+    matters, and is told by uid and groups before the arguments."""
 
     name: str
     takes: str
@@ -300,8 +300,9 @@ class Service:
             raise BoesError("UnknownMethod", f"{message.path} has no method {message.interface or ''}.{message.member}")
         if message.signature != method.takes:
             raise BoesError("InvalidArgs", f"{method.name} takes ({method.takes}), not ({message.signature})")
-        args = [await self._authorise(message, method.action)] if method.action else []
-        args = args if method.caller else []
+        if method.action:
+            await self._authorise(message, method.action)
+        args = [await self._caller(message)] if method.caller else []
         args += [
             _with_descriptors(kind, value, message.unix_fds)
             for kind, value in zip(split_signature(method.takes), message.body, strict=True)
@@ -342,11 +343,15 @@ class Service:
 
     # --- authorisation
 
-    async def _authorise(self, message: Message, action: str) -> int:
-        """Root may; anybody else needs polkit's word, and without polkit may not. Whose uid it is."""
-        uid: int = (await self._ask(DBUS, "GetConnectionUnixUser", "s", [message.sender]))[0]
+    async def _caller(self, message: Message) -> tuple[int, tuple[int, ...]]:
+        found = plain((await self._ask(DBUS, "GetConnectionCredentials", "s", [message.sender]))[0])
+        return found["UnixUserID"], tuple(found.get("UnixGroupIDs", ()))
+
+    async def _authorise(self, message: Message, action: str) -> None:
+        """Root may; anybody else needs polkit's word, and without polkit may not."""
+        uid = (await self._ask(DBUS, "GetConnectionUnixUser", "s", [message.sender]))[0]
         if uid == 0:
-            return uid
+            return
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
         subject = ["system-bus-name", {"name": Variant("s", message.sender)}]
         flags = ALLOW_INTERACTION if interactive else 0
@@ -361,7 +366,7 @@ class Service:
                 hint=f"polkit has {action}",
             ) from error
         if allowed:
-            return uid
+            return
         if challenge and not interactive:
             raise BoesError("InteractiveAuthorizationRequired", f"polkit would have to ask for {action}")
         raise BoesError("AccessDenied", f"polkit does not allow {action} to uid {uid}")

@@ -93,9 +93,14 @@ class ManagerObject:
         self._functions.cancel(call_id)
 
     async def run(
-        self, caller: int, command: list[bytes], environment: list[bytes], descriptors: dict[str, int], given: Json
+        self,
+        caller: tuple[int, tuple[int, ...]],
+        command: list[bytes],
+        environment: list[bytes],
+        descriptors: dict[str, int],
+        given: Json,
     ) -> tuple[str, list[str]]:
-        return await self._runs.start(caller, command, environment, descriptors, given)
+        return await self._runs.start(*caller, command, environment, descriptors, given)
 
     async def check(self) -> list[list[str]]:
         return [list(row) for row in await self._check()]

@@ -124,8 +124,14 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
 
 def _here(directories: list[str]) -> str:
     """Where we are, if that is inside too."""
-    here = os.path.realpath(".")
-    return here if any(f"{here}/".startswith(f"{os.path.realpath(path)}/") for path in directories) else ""
+    try:
+        here = Path.cwd()
+    except OSError:  # it is no more
+        return ""
+    inside = [Path(os.path.realpath(path)) for path in directories]
+    if Path("/") in inside:
+        return "/" if here.parts[1:2] and here.parts[1] in sandbox.OWN else str(here)
+    return str(here) if any(here.is_relative_to(path) for path in inside) else ""
 
 
 def _environment(given: argparse.Namespace) -> dict[str, str]:

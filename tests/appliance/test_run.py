@@ -199,9 +199,12 @@ def test_without_boesfs_a_policy_is_kept_by_mounts_and_landlock(lab: Lab) -> Non
         (["-m", "/etc/passwd", "--", "ls"], 125, "give -f FILE, or -m MODEL and -p POLICY"),
         (["-l", "/nowhere/x", "--", "ls"], 125, "/nowhere/x cannot be written: No such file"),
         (["-l", "/dev/null", "--", "ls"], 125, "log: this is no regular file"),
+        (["-d", "/srv", "-d", "/usr", "-d", "/usr/lib", "--", "ls"], 125, "/usr/lib is in /usr, which is there too"),
         (["--memory", "0", "--", "ls"], 2, "0 is no size from 1M on"),
         (["--time", "0", "--", "ls"], 2, "0 is no time"),
         (["--cpuset", "x", "--", "ls"], 125, "cpuset: "),
+        (["--cpuset", "999", "--", "ls"], 125, "cpuset: 999: this host has none of these CPUs"),
+        (["--cpuset", "5-1", "--", "ls"], 125, "cpuset: 5-1: this host has none of these CPUs"),
         (["--cpu", "0", "--", "ls"], 125, "cpu: "),
         (["--tasks", "1", "--", "ls"], 125, "tasks: "),
         (["-k", "-1", "--", "ls"], 2, "-1 is no number from 0 on"),
@@ -291,8 +294,8 @@ def child_of(pid: int) -> int:
 def test_a_shell_at_a_terminal_has_job_control_and_interrupts(lab: Lab) -> None:
     with at_a_terminal(lab, "-it", "--", "bash", "--norc") as (ours, running):
         ours.until("# ")
-        ours.write("sleep 100\n")
-        wait_for(lambda: "sleep 100" in lab.machine.shell("ps -eo args"), PATIENCE)
+        ours.write("sleep 1234\n")
+        wait_for(lambda: "sleep 1234" in lab.machine.shell("ps -eo args"), PATIENCE)
         ours.write("\x03")
         ours.until("# ")
         ours.write("echo status $?\n")
@@ -394,6 +397,31 @@ print(json.dumps([*found, state(), open("/tmp/run-test.out").read()]))
     assert embed(lab, code) == [[], "active", "inactive", "1\n"]
 
 
+def test_a_signal_is_not_lost_on_one_that_is_still_being_made(lab: Lab) -> None:
+    code = """
+found = []
+for init in (False, True):
+    running = sandbox.start(["/bin/sleep", "100"], init=init)
+    running.signal(15)
+    found.append(running.wait().status)
+print(json.dumps(found))
+"""
+    assert embed(lab, code) == [143, 143]
+
+
+def test_who_does_not_end_when_it_is_stopped_is_ended_and_that_is_said(lab: Lab) -> None:
+    code = """
+running = sandbox.start(["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"])
+time.sleep(1)
+os.system("systemctl stop " + running.unit)
+stopped = running.wait()
+running = sandbox.start(["/bin/sleep", "100"])
+os.system("systemctl kill -s USR1 " + running.unit)
+print(json.dumps([[stopped.status, stopped.why], running.wait().status]))
+"""
+    assert embed(lab, code) == [[137, "it was stopped, and did not end"], 138]
+
+
 def test_systemd_stops_it_and_its_time_ends_it(lab: Lab) -> None:
     code = """
 running = sandbox.start(["/bin/sleep", "100"])
@@ -410,6 +438,62 @@ def test_a_directory_of_another_mount_namespace_is_refused(lab: Lab) -> None:
     done = lab.machine.run("unshare", "--mount", "sh", "-c", script, check=False)
     assert (done.returncode, done.stdout) == (125, "")
     assert "cannot be mounted (Invalid argument); is it of this host" in done.stderr
+
+
+def test_nothing_is_mounted_through_links_of_the_caller_s(lab: Lab) -> None:
+    """A directory in a directory could be anywhere: root mounts what it is given."""
+    code = r"""
+from boesfsd.bus.connection import Client
+os.makedirs("/tmp/links/own", exist_ok=True)
+if not os.path.lexists("/tmp/links/own/x"): os.symlink("..", "/tmp/links/own/x")
+client, found = Client("org.boesfs.Faas1"), []
+descriptor = lambda path: os.open(path, os.O_PATH | os.O_DIRECTORY)
+wrong = ["//proc"], ["//"], ["/a/../proc"], ["/"], ["/proc"], ["relative"], ["/a/"], ["/dev/shm/x"]
+for names in (["/a", "/a/x/proc"], *wrong):
+    descriptors = {name: descriptor("/tmp/links/own") for name in names} | {"interrupt": os.pipe()[0]}
+    try:
+        client.call("/org/boesfs/Faas1", "org.boesfs.Faas1.Manager", "Run", [b"/bin/true"], [], descriptors, {})
+        found.append("")
+    except BoesError as error:
+        found.append(error.code)
+print(json.dumps(found))
+"""
+    assert embed(lab, code) == ["InvalidArgs"] * 9
+
+
+def test_what_else_cannot_be_meant_by_a_program_is_named(lab: Lab) -> None:
+    code = r"""
+import pty
+found = []
+def refused(**given):
+    try:
+        sandbox.start(["/bin/true"], **given).close()
+        found.append("")
+    except BoesError as error:
+        found.append(str(error).partition(":")[0])
+ours, theirs = pty.openpty()
+refused(standard=[theirs, 1, 2])
+refused(umask=0o1000)
+refused(memory=1 << 31)
+refused(time=1 << 31, kill=0)
+refused(directories=[f"/{name}" for name in os.listdir("/") if os.path.isdir(f"/{name}")])
+refused(environment={"A\0B": "x"})
+refused(network="private")
+refused(nothing=1)
+print(json.dumps(found))
+"""
+    wanted = ["stdin", "umask", "memory", "", "There are too many directories. Hint"]
+    wanted += ["b'A\\x00B=x' is no NAME=VALUE", "network", "unknown key nothing. Hint"]
+    assert embed(lab, code) == wanted
+
+
+def test_files_are_made_with_the_caller_s_umask_and_groups_stay(lab: Lab) -> None:
+    here = directory(lab)
+    lab.machine.shell(f"umask 077; boesfsctl run -d {here} -- touch {here}/private")
+    assert (lab.machine.root / here[1:] / "private").stat().st_mode & 0o777 == 0o600
+    prefix = ("setpriv", "--groups=7,8,0")
+    out = run(lab, "--", "cat", "/proc/self/status", prefix=prefix)[1]
+    assert "\nGroups:\t65534 65534 \n" in out, out
 
 
 # --- who may

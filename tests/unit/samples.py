@@ -95,7 +95,7 @@ def command(*words: str, **changes: Any) -> Command:
     of = function(app=app(id="", name="@run"), id="boesfs-run-7.service", name="7", uid=7, digest="", **settings)
     values: dict[str, Any] = {
         "judged": dataclasses.replace(of, command=words or ("/bin/sh",)),
-        "owner": Owner(1000, 100, "ann"),
+        "owner": Owner(1000, 100, "ann", (20, 30)),
         "directories": (),
         "environment": {"PATH": "/usr/bin", "HOME": "/tmp"},
         "cwd": "/tmp",

@@ -290,7 +290,7 @@ def ask_plan(driver: Path, tmp_path: Path, text: str) -> str:
         ("boesfs-plan\t5\npivot\nbanana\nexec\tx\n", "FILE, line 3: unknown operation or wrong fields"),
         ("boesfs-plan\t5\npivot\t\nexec\tx\n", "FILE, line 2: unknown"),
         ("boesfs-plan\t5\nuser\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\nuser\t1\t2\t3\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t5\nreaper\t1\nexec\tx\n", "FILE, line 2: unknown"),
         ("boesfs-plan\t5\nexec\n", "FILE, line 2: unknown"),
         ("boesfs-plan\t5\n\tpivot\nexec\tx\n", "FILE, line 2: unknown"),
         ("boesfs-plan\t5\nenv\tA=\\x\nexec\tx\n", "FILE, line 2: unknown"),
