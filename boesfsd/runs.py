@@ -42,14 +42,13 @@ MOST_OF_ONE = 64  # that one user, who is not root, has run at a time
 AT_ONCE = 2  # policies that are compiled at a time, or others would wait for their calls
 LINGER = 2.0  # seconds for which records of a command that has ended may still come
 MOST_ALIKE = 10_000  # lines
+RUNS = ("active", "activating", "deactivating")
 OPTIONS = {
     **dict.fromkeys(("policy", "file", "model", "model-file", "program", "network", "cpuset", "directory"), str),
     **dict.fromkeys(("kill", "memory", "tasks", "time", "umask"), int),
     **dict.fromkeys(("terminal", "init", "strict"), bool),
     "cpu": float,
 }
-
-
 BOUNDS: dict[str, Json] = {
     "memory": {"type": "integer", "minimum": 1, "maximum": 1 << 30},
     "cpu": TABLE["cpu"].schema,
@@ -104,7 +103,7 @@ class Runs:
         """Know those again that run since before boesfsd does: whom they belong to, not what they were told."""
         for unit in await self._systemd.list_units(units.COMMAND_PATTERN):
             number = units.command_number(unit.name)
-            if number and unit.active in ("active", "activating"):
+            if number and unit.active in RUNS:
                 self.routes[unit.name] = Route(_judged(number, ("?",), Settings()))
                 self._functions.on_instance(unit.name, 0)
 
@@ -201,12 +200,13 @@ class Runs:
         number = units.command_number(unit)
         if number and active in ("inactive", "failed"):
             self._functions.router.spawn(self._ended(unit, number))
-        elif number and unit in self.routes and active in ("activating", "active"):
+        elif number and unit in self.routes and active in RUNS:
             self._functions.on_instance(unit, 0)
 
     async def _ended(self, unit: str, number: int) -> None:
         await asyncio.sleep(LINGER)
-        await self._forget(unit, number)
+        if not [found for found in await self._systemd.list_units(unit) if found.active in RUNS]:
+            await self._forget(unit, number)
 
     async def _forget(self, unit: str, number: int) -> None:
         self.routes.pop(unit, None)
