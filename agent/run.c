@@ -128,6 +128,9 @@ static void pass_signal(struct command *c, int number)
 {
 	if (number < 1 || number >= NSIG)
 		return;
+	/* from the keyboard they come to all that stand in the foreground: a shell waits for who it has started */
+	if (!c->reaper && (number == SIGINT || number == SIGQUIT))
+		kill(-c->sandbox->init, number);
 	if (!c->reaper && ends_by_default(number) && spared(c->sandbox->init, number)) {
 		c->killed_as = number;
 		number = SIGKILL;

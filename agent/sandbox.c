@@ -138,6 +138,8 @@ static _Noreturn void be_init(const struct build *build, pid_t child, const sigs
 		close(fd);	/* nor is who reads what the program prints kept waiting for us */
 	for (;;) {
 		number = sigwaitinfo(all, NULL);
+		if ((number == SIGINT || number == SIGQUIT) && !kill(-child, number))
+			continue;	/* as from the keyboard, to all in the foreground */
 		if (number > 0 && number != SIGCHLD)
 			kill(child, number);
 		while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {

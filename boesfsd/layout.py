@@ -28,14 +28,24 @@ DEVICE_LINKS = {
 }
 PTS = "/dev/pts"
 TERMINAL_LINKS = {"/dev/ptmx": "pts/ptmx"}
-OURS = (PROC, "/dev", "/sys", "/run/fn")
+OURS = (PROC, "/dev", "/sys", "/run")
 """Where no directory of a command can be."""
 LOADER_CACHE = "/etc/ld.so.cache"
-LOCAL_TIME = "/etc/localtime"
+OF_COMMANDS = (
+    *(
+        "/etc/localtime",
+        "/etc/os-release",
+        "/etc/services",
+        "/etc/protocols",
+        "/etc/mime.types",
+        "/etc/ssl/openssl.cnf",
+    ),
+)
+HOSTS = "/etc/hosts"
 VARIABLES = {"CODE": CODE, "TMP": TMP, "HOME": TMP}
 """What ${NAME} stands for in policies, as long as a function does not say otherwise."""
 CERTIFICATES = ("/etc/ssl/certs",)
-OPTIONAL = (LOADER_CACHE, LOCAL_TIME, *CERTIFICATES)
+OPTIONAL = (LOADER_CACHE, *OF_COMMANDS, HOSTS, *CERTIFICATES)
 ORIGIN = Origin("what every sandbox has", 0, 0, "")
 
 
@@ -116,10 +126,14 @@ def of_command(command: Command, runtime: Runtime, host: Host) -> Layout:
         return not tree_at(directories, path)
 
     trees = {path: source for path, source in runtime.binds.items() if apart(path)}
-    copies = {path: path for path in (LOADER_CACHE, LOCAL_TIME) if path in host.files and apart(path)}
-    if command.judged.settings.network != "none" and host.resolver and apart("/etc/resolv.conf"):
-        copies["/etc/resolv.conf"] = host.resolver
+    copies = {path: path for path in (LOADER_CACHE, *OF_COMMANDS) if path in host.files and apart(path)}
     texts = _etc(command.owner, command.environment.get("HOME", TMP))
+    if command.judged.settings.network != "none":
+        if host.resolver and apart("/etc/resolv.conf"):
+            copies["/etc/resolv.conf"] = host.resolver
+        if HOSTS in host.files and apart(HOSTS):
+            copies[HOSTS] = HOSTS
+            del texts[HOSTS]
     links = {**runtime.links, **DEVICE_LINKS, **TERMINAL_LINKS}
     return Layout(
         trees=trees | {path: path for path in directories},

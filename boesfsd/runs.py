@@ -19,6 +19,7 @@ from boesfsd.audit import Told
 from boesfsd.documents import Schema
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
+from boesfsd.host import missing_controllers
 from boesfsd.invoke import Route
 from boesfsd.layout import Host, Layout
 from boesfsd.live import check_options, read_policy
@@ -137,6 +138,7 @@ class Runs:
                 made, told = await asyncio.to_thread(self._judge, unit, command, host, strict=strict)
             if self._functions.host is not host:
                 raise BoesError("Busy", "The settings were changed meanwhile", hint="try again")
+            told += _unenforced(given)
             await self._begin(unit, command, made, host, descriptors)
         except BaseException:
             await self._forget(unit, number)
@@ -155,8 +157,10 @@ class Runs:
         made = layout.of_command(command, _runtime(), host)
         wanted = policies.wanted(command.judged, made, layout.sandbox_of_command(command, made))
         told: list[str] = []
-        if wanted is None and command.kill:
-            raise BoesError("Unsupported", "kill: nobody counts denials", hint="they are counted where a policy judges")
+        if policies.enforcement != "boesfs" and (command.kill or unit in self._logs):
+            problem = "nobody counts denials" if command.kill else "nobody is told of denials"
+            which = "kill" if command.kill else "log"
+            raise BoesError("Unsupported", f"{which}: {problem}", hint="set enforcement = boesfs in boesfsd.conf")
         if wanted:
             if policies.enforcement != "boesfs" and functions.landlock_abi < ABI:
                 problem = f"This kernel's Landlock (ABI {functions.landlock_abi}) keeps no policy"
@@ -225,12 +229,23 @@ def _check(argv: list[bytes], descriptors: dict[str, int], given: Json) -> None:
         raise BoesError("InvalidArgs", "There is a NUL in an argument")
     for key, schema in BOUNDS.items():
         if key in given and (fault := Schema(schema).fault(given[key])):
-            raise BoesError("InvalidArgs", f"{key}: {fault[1]}", hint="docs/run.md has all options")
+            raise BoesError("InvalidArgs", f"{key}: {fault[1]}", hint="docs/run.md has them all")
     if "cpuset" in given and not parse_cpuset(given["cpuset"]) & os.sched_getaffinity(0):
         raise BoesError("InvalidArgs", f"cpuset: {given['cpuset']}: this host has none of these CPUs")
     if given.get("kill", 0) and "program" in given:
         raise BoesError("InvalidArgs", "kill: nobody counts what a program denies", hint="leave kill out")
     _check_descriptors(descriptors, terminal=bool(given.get("terminal")))
+
+
+def _unenforced(given: Json) -> list[str]:
+    """Which limits this host does not keep. Unsupported: it has to."""
+    controllers = {"memory": "memory", "cpu": "cpu", "cpuset": "cpuset", "tasks": "pids"}
+    missing = missing_controllers().split(", ")
+    wanted = [key for key, controller in controllers.items() if key in given and controller in missing]
+    told = [f"{key}: this host has no cgroup v2 controller for it, so it is no limit" for key in wanted]
+    if told and given.get("strict"):
+        raise BoesError("Unsupported", told[0])
+    return told
 
 
 def _check_descriptors(descriptors: dict[str, int], *, terminal: bool) -> None:
@@ -280,7 +295,7 @@ def _check_directory(path: str, all_paths: list[str]) -> None:
     if around := [other for other in all_paths if other != path and pure.is_relative_to(other)]:
         raise BoesError("InvalidArgs", f"{path} is in {around[0]}, which is there too", hint="leave one of them out")
     if any(f"{path}/".startswith(f"{ours}/") or f"{ours}/".startswith(f"{path}/") for ours in layout.OURS):
-        raise BoesError("InvalidArgs", f"{path}: the sandbox has its own", hint="name another directory")
+        raise BoesError("InvalidArgs", f"{path}: it cannot be in a sandbox", hint="name another directory")
 
 
 def _owner(uid: int, groups: tuple[int, ...]) -> Owner:

@@ -7,6 +7,7 @@ print(ended.status, ended.why)
 """
 
 import contextlib
+import fcntl
 import os
 import selectors
 import socket
@@ -131,15 +132,18 @@ def start(
     """Begin COMMAND, as whoever calls. DIRECTORIES are there to be written, at their own paths; STANDARD are the
     descriptors of its input, output and error, not needed with terminal=True; LOG gets denials in the original's
     format; OPTIONS are those of org.boesfs.Faas1.Manager.Run. BoesError: what boesfsd says, or a file cannot be had."""
+    if isinstance(command, str | bytes) or isinstance(directories, str | bytes):
+        raise BoesError("InvalidArgs", "A command, and directories, are lists", hint='write ["/bin/ls"], and ["/srv"]')
     given = {"umask": _umask(), **(policy.options if policy else {}), **options}
+    given = {name: value for name, value in given.items() if value is not None}
     words = [os.fsencode(word) for word in command]
     variables = [os.fsencode(f"{name}={value}") for name, value in (environment or {}).items()]
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = map(_above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     with contextlib.ExitStack() as opened, contextlib.ExitStack() as failed, theirs:
         failed.callback(ours.close)
         descriptors = {"interrupt": theirs.fileno()}
         if not given.get("terminal"):
-            descriptors |= dict(zip(STANDARD, standard, strict=False))
+            descriptors |= {name: _usable(found, opened) for name, found in zip(STANDARD, standard, strict=False)}
         for directory in directories:
             for path, descriptor in _open(directory, opened):
                 descriptors[path] = descriptor
@@ -172,7 +176,7 @@ def run(command: Sequence[Argument], *, interrupt: int | None = None, **options:
 def _open(directory: Path | str, opened: contextlib.ExitStack) -> Iterator[tuple[str, int]]:
     """The directory as it is handed over; of the root, all in it that is no one's special place."""
     try:
-        path = os.path.realpath(directory, strict=True)
+        path = os.path.realpath(directory or "nowhere/", strict=True)
         names = [path] if path != "/" else sorted(entry.path for entry in os.scandir("/") if _is_usual(entry))
         for name in names:
             descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -181,6 +185,25 @@ def _open(directory: Path | str, opened: contextlib.ExitStack) -> Iterator[tuple
     except OSError as error:
         hint = "name a directory that is there"
         raise BoesError("InvalidArgs", f"{directory} cannot be opened: {error.strerror}", hint=hint) from error
+
+
+def _above_standard(one: socket.socket) -> socket.socket:
+    """ONE, not where a command would take it for its input or output."""
+    if one.fileno() > max(range(len(STANDARD))):
+        return one
+    with one:
+        return socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, len(STANDARD)))
+
+
+def _usable(descriptor: int, opened: contextlib.ExitStack) -> int:
+    """DESCRIPTOR, or /dev/null if nothing is open there."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        descriptor = fcntl.fcntl(null := os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD_CLOEXEC, len(STANDARD))
+        os.close(null)
+        opened.callback(os.close, descriptor)
+    return descriptor
 
 
 def _umask() -> int:

@@ -148,6 +148,7 @@ def command_properties(command: Command, descriptors: dict[str, int]) -> list[Pr
         ("KillMode", "s", "mixed"),
         ("TimeoutStopUSec", "t", 10 * USEC),
         ("OOMPolicy", "s", "continue"),
+        ("SuccessExitStatus", "(aiai)", (list(range(1, 256)), [])),  # it is the command's, and no failure of the unit
         ("ExtraFileDescriptors", "a(hs)", [(fd, name) for name, fd in descriptors.items() if name not in standard]),
     ]
     names = {"stdin": "StandardInput", "stdout": "StandardOutput", "stderr": "StandardError"}

@@ -482,6 +482,9 @@ def _check_text(member: str, value: Any) -> None:
 
 def _options(values: Mapping[str, Any]) -> dict[str, Variant]:
     kinds = {bool: "b", int: "u", str: "s", float: "d"}
+    for key, value in values.items():
+        if type(value) not in kinds or (isinstance(value, int) and not 0 <= value < 1 << 32):
+            raise BoesError("InvalidArgs", f"{key}: {value!r} cannot be meant", hint="numbers are from 0 to 4294967295")
     return {key: Variant(kinds[type(value)], value) for key, value in values.items()}
 
 

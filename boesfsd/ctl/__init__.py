@@ -31,8 +31,20 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def _have_streams() -> None:
+    """Who is started without one would take the next file that it opens for it."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point; the exit status."""
+    _have_streams()
     given = parser().parse_args(words)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names are bytes, and may be no text

@@ -105,7 +105,8 @@ def source(given: argparse.Namespace) -> PolicySource:
         return sources.open_block(_read(given.file), str(given.file))
     if given.model and given.policy and not given.file:
         return PolicyFiles(str(given.model), _read(given.model), str(given.policy), _read(given.policy))
-    raise BoesError("InvalidArgs", "It is not said which policy", hint="give -f FILE, or -m MODEL and -p POLICY")
+    problem = "Two policies are said" if given.file else "It is not said which policy"
+    raise BoesError("InvalidArgs", problem, hint="give -f FILE, or -m MODEL and -p POLICY")
 
 
 def _compiled(given: argparse.Namespace, *, strict: bool = False) -> Compiled:

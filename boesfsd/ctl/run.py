@@ -117,7 +117,11 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
     for name in ("kill", "memory", "cpu", "cpuset", "tasks", "time"):
         if getattr(given, name) is not None:
             options[name] = getattr(given, name)
-    if directory := given.workdir or _here(given.directory):
+    if given.workdir == "":
+        raise BoesError("InvalidArgs", "-w: the name is empty", hint="name a directory")
+    if given.workdir:
+        options["directory"] = given.workdir if given.workdir[0] == "/" else os.path.realpath(given.workdir)
+    elif directory := _here(given.directory):
         options["directory"] = directory
     return options
 

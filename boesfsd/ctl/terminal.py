@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator
 from types import FrameType
@@ -17,6 +18,7 @@ from boesfsd.sandbox import Ended, Running
 
 PIECE = 65536
 END_OF_FILE = b"\x04"  # as it is typed
+LEAVE, TIMES = 0x1D, 3  # ^], as systemd-run(1) has it
 PASSED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -26,15 +28,16 @@ class Pump:
 
     def __init__(self, source: int, target: int, *, ends: bool, last: bytes = b"") -> None:
         self.source, self.target, self.ends, self.last = source, target, ends, last
-        self.held = b""
+        self.held = self.last_piece = b""
         self.done = self.lost = False
         os.set_blocking(target, not ends)  # who reads slowly there must not keep us from what it says
 
     def move(self) -> None:
         """Take a piece, or get rid of one."""
+        self.last_piece = b""
         if not self.held:
             try:
-                self.held = os.read(self.source, PIECE)
+                self.held = self.last_piece = os.read(self.source, PIECE)
             except BlockingIOError:
                 return
             except OSError:  # a terminal of which nobody has the other side
@@ -70,6 +73,7 @@ class Relay:
         self._selector = selectors.PollSelector()
         self._pumps: list[Pump] = []
         self._at_terminal = False
+        self._left: list[float] = []
 
     def pump(self, source: int, target: int, *, ends: bool) -> None:
         """Move bytes from SOURCE to TARGET; ENDS as Pump has it."""
@@ -108,8 +112,17 @@ class Relay:
 
     def _move(self, pump: Pump) -> None:
         pump.move()
+        if self._at_terminal and pump.ends and self._leaves(pump.last_piece):
+            self._running.end()
         if pump.lost and self._at_terminal:
             self._running.signal(signal.SIGHUP)  # as when a terminal is closed
+
+    def _leaves(self, typed: bytes) -> bool:
+        """Whether somebody wants to leave, whatever runs: LEAVE three times within a second."""
+        now = time.monotonic()
+        for byte in typed:
+            self._left = [*(when for when in self._left if now - when < 1), now] if byte == LEAVE else []
+        return len(self._left) >= TIMES
 
     def _begin_terminal(self, terminal: int) -> None:
         self._at_terminal = True
@@ -137,7 +150,8 @@ class Relay:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             theirs.settimeout(0)
-            before = {number: signal.signal(number, _nothing) for number in (*PASSED, signal.SIGWINCH)}
+            wanted = [number for number in (*PASSED, signal.SIGWINCH) if signal.getsignal(number) != signal.SIG_IGN]
+            before = {number: signal.signal(number, _nothing) for number in wanted}
             wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
             try:
                 yield ours

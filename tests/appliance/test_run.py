@@ -192,8 +192,13 @@ def test_without_boesfs_a_policy_is_kept_by_mounts_and_landlock(lab: Lab) -> Non
         ([], 2, "There is no command"),
         (["-d", "/nowhere", "--", "ls"], 125, "/nowhere cannot be opened: No such file or directory"),
         (["-d", "/etc/passwd", "--", "ls"], 125, "/etc/passwd cannot be opened: Not a directory"),
-        (["-d", "/proc/sys", "--", "ls"], 125, "/proc/sys: the sandbox has its own"),
-        (["-d", "/run", "--", "ls"], 125, "/run: the sandbox has its own"),
+        (["-d", "/proc/sys", "--", "ls"], 125, "/proc/sys: it cannot be in a sandbox"),
+        (["-d", "/run/systemd", "--", "ls"], 125, "/run/systemd: it cannot be in a sandbox"),
+        (["-d", "", "--", "ls"], 125, "cannot be opened: No such file"),
+        (["-w", "", "--", "ls"], 125, "-w: the name is empty"),
+        (["-f", "/x", "-m", "/y", "-p", "/z", "--", "ls"], 125, "Two policies are said"),
+        (["-l", "/tmp/run-test.log", "--", "ls"], 125, "log: nobody is told of denials"),
+        (["--memory", "64M", "--strict", "--", "ls"], 125, "memory: this host has no cgroup v2 controller for it"),
         (["-w", "/nowhere", "--", "ls"], 125, "cwd /nowhere: No such file or directory"),
         (["-f", "/nowhere", "--", "ls"], 125, "/nowhere cannot be read"),
         (["-m", "/etc/passwd", "--", "ls"], 125, "give -f FILE, or -m MODEL and -p POLICY"),
@@ -343,9 +348,53 @@ print(json.dumps([
     assert embed(lab, code) == [9, 8, 7, 143, 137, 130, 6]
 
 
+def test_an_interrupt_comes_to_all_in_the_foreground(lab: Lab) -> None:
+    """A shell that waits for another program ends when that does."""
+    for init in ([], ["--init"]):
+        command = lab.machine.enter("boesfsctl", "run", *init, "--", "sh", "-c", "echo on; sleep 100; echo after")
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout
+            assert running.stdout.readline() == "on\n"
+            time.sleep(0.5)
+            os.kill(child_of(running.pid), signal.SIGINT)
+            assert running.wait(PATIENCE) == 130
+            assert running.stdout.read() == ""
+
+
+def test_what_is_ignored_is_not_passed_on(lab: Lab) -> None:
+    script = 'trap "" HUP; boesfsctl run -- sleep 2 & sleep 1; kill -HUP $!; wait $!; echo $?'
+    assert lab.machine.shell(f"bash -c '{script}'") == "0\n"
+
+
+def test_who_is_started_without_streams_gives_none(lab: Lab) -> None:
+    out = lab.machine.shell("boesfsctl run -i -- ls -l /proc/self/fd <&-")
+    assert "0 -> /dev/null" in out
+    assert "socket" not in out
+    assert lab.machine.shell("boesfsctl run -- echo x >&-; echo $?") == "0\n"
+    assert lab.machine.shell("boesfsctl run -- sh -c 'exit 3' 2>&-; echo $?") == "3\n"
+    code = """
+os.close(0)
+reading, writing = os.pipe()
+ended = sandbox.run(["/bin/ls", "-l", "/proc/self/fd"], standard=[0, writing, 2])
+os.close(writing)
+print(json.dumps([ended.status, "socket" in os.read(reading, 9999).decode()]))
+"""
+    assert embed(lab, code) == [0, False]
+
+
+def test_whoever_cannot_end_it_otherwise_leaves_it(lab: Lab) -> None:
+    with at_a_terminal(lab, "-it", "--", "sh", "-c", "trap '' INT; echo on; exec sleep 1000") as (ours, running):
+        ours.until("on\r\n")
+        ours.write("\x03\x1d\x1d")
+        time.sleep(0.3)
+        assert running.poll() is None
+        ours.write("\x1d")
+        assert running.wait(PATIENCE) == 137
+
+
 def test_ours_is_its_signal_too(lab: Lab) -> None:
-    script = "boesfsctl run -- sleep 100 & sleep 1; kill -INT $!; wait $!; echo $?"
-    assert lab.machine.shell(f"bash -c '{script}'") == "130\n"
+    script = "boesfsctl run -- sleep 100 & sleep 1; kill -TERM $!; wait $!; echo $?"
+    assert lab.machine.shell(f"bash -c '{script}'") == "143\n"
 
 
 # --- its end
@@ -479,11 +528,14 @@ refused(time=1 << 31, kill=0)
 refused(directories=[f"/{name}" for name in os.listdir("/") if os.path.isdir(f"/{name}")])
 refused(environment={"A\0B": "x"})
 refused(network="private")
+refused(directories="/srv")
+refused(memory=-1)
 refused(nothing=1)
 print(json.dumps(found))
 """
     wanted = ["stdin", "umask", "memory", "", "There are too many directories. Hint"]
-    wanted += ["b'A\\x00B=x' is no NAME=VALUE", "network", "unknown key nothing. Hint"]
+    wanted += ["b'A\\x00B=x' is no NAME=VALUE", "network", "A command, and directories, are lists. Hint", "memory"]
+    wanted += ["unknown key nothing. Hint"]
     assert embed(lab, code) == wanted
 
 
@@ -519,6 +571,15 @@ def test_an_ordinary_user_needs_polkit_and_has_no_more_rights_inside(lab: Lab) -
             status, out, error = run(lab, "-d", path, "--", "ls", path, prefix=prefix)
             assert (status, out) == (125, "")
             assert "Permission denied" in error, error
+        code = """
+found = []
+try:
+    for number in range(66):
+        found.append(sandbox.start(["/bin/sleep", "60"], standard=()))
+except BoesError as error:
+    print(json.dumps([len(found), error.code]))
+"""
+        assert json.loads(lab.machine.run(*prefix, "python3", "-c", EMBED + code).stdout) == [64, "Busy"]
         status, out, error = run(lab, "-d", "/", "--", "cat", "/etc/shadow", prefix=prefix)
         assert (status, out) == (1, "")
         assert "Permission denied" in error, error

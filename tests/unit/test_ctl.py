@@ -138,7 +138,7 @@ def test_decide_answers_in_json(files: Path, capsys: Output) -> None:
         ("decide -f p.yaml --set DATA read /a", "--set DATA: this is no NAME=PATH"),
         ("decide -f none.yaml read /a", "none.yaml cannot be read: No such file or directory"),
         ("decide -m model read /a", "It is not said which policy. Hint: give -f FILE, or -m MODEL and -p POLICY"),
-        (f"decide {YAML} {CASBIN} read /a", "It is not said which policy"),
+        (f"decide {YAML} {CASBIN} read /a", "Two policies are said"),
         ("decide -f bytes read /a", "bytes, line 2: this is not UTF-8. Hint: save it as UTF-8"),
         (f"verify --strict {CASBIN}", "policy, line 1, column 1: rules for /bin/bash never match here"),
     ],
