@@ -202,9 +202,10 @@ class Machine:
                 self._process.kill()
                 self._process.wait()
         self._process, self._leader = None, 0
-        for directory, _, _ in os.walk(self._cgroup, topdown=False):
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+        for tree in cgroup_trees():  # nspawn makes groups in the one of systemd's name too, where there is one
+            for directory, _, _ in os.walk(tree / self._cgroup.name, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
 
     def stop(self) -> None:
         """Off, and nothing is left but console.log."""
@@ -214,12 +215,16 @@ class Machine:
             shutil.rmtree(self._dir / part, ignore_errors=True)
 
 
+def cgroup_trees(kinds: Sequence[str] = ("cgroup", "cgroup2")) -> list[Path]:
+    """Where this machine has trees of control groups mounted."""
+    rows = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+    return [Path(place) for _, place, kind, *_ in rows if kind in kinds]
+
+
 def cgroup2() -> Path:
     """Where this machine has its cgroup2 tree mounted."""
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return Path(place)
+    for place in cgroup_trees(("cgroup2",)):
+        return place
     raise SystemExit("appliance: no cgroup2 is mounted on this machine")
 
 
