@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What a sandbox tells whoever supervises it from outside. */
+/* What a sandbox tells whoever supervises it from outside, and how things are said with descriptors. */
 #define _GNU_SOURCE
 #include "sandbox.h"
 #include "syscall_names.h"
@@ -40,6 +40,26 @@ void sandbox_refuse_syscall(struct sandbox *sandbox, struct journal *journal)
 	if (number < SYSCALLS_SEEN && sandbox->refused[number]++)
 		return;	/* once for each system call and instance */
 	journal_say(journal, LOG_WARNING, "System call %s (%u) was refused", name ? name : "unknown", number);
+}
+
+int send_text(int socket, const char *text, int fd, int flags)
+{
+	char control[CMSG_SPACE(sizeof fd)] = {0};
+	struct iovec part = {(void *)text, strlen(text)};
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+
+	if (fd >= 0) {
+		struct cmsghdr *header;
+
+		message.msg_control = control;
+		message.msg_controllen = sizeof control;
+		header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(sizeof fd);
+		memcpy(CMSG_DATA(header), &fd, sizeof fd);
+	}
+	return sendmsg(socket, &message, MSG_NOSIGNAL | flags) < 0 ? -1 : 0;
 }
 
 static int received_fd(struct msghdr *message)

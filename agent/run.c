@@ -26,7 +26,6 @@ enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, STOP_MS
 
 struct command {
 	struct sandbox *sandbox;
-	struct journal *journal;
 	int interrupt;		/* -1: nobody is there any more */
 	bool talks;		/* words are understood there */
 	bool interrupted, late, stopped;	/* why we have killed it */
@@ -37,23 +36,8 @@ struct command {
 
 static void say(const struct command *c, const char *text, int fd)
 {
-	char control[CMSG_SPACE(sizeof fd)] = {0};
-	struct iovec part = {(void *)text, strlen(text)};
-	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-
-	if (!c->talks || c->interrupt < 0)
-		return;
-	if (fd >= 0) {
-		message.msg_control = control;
-		message.msg_controllen = sizeof control;
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-
-		header->cmsg_level = SOL_SOCKET;
-		header->cmsg_type = SCM_RIGHTS;
-		header->cmsg_len = CMSG_LEN(sizeof fd);
-		memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	}
-	sendmsg(c->interrupt, &message, MSG_NOSIGNAL | MSG_DONTWAIT);	/* who does not read is not waited for */
+	if (c->talks && c->interrupt >= 0)
+		send_text(c->interrupt, text, fd, MSG_DONTWAIT);	/* who does not read is not waited for */
 }
 
 static bool understands_words(int fd)
@@ -230,7 +214,7 @@ static int watch_signals(void)
 
 int supervise_command(const struct plan *plan, struct sandbox *sandbox, struct journal *journal, int interrupt)
 {
-	struct command c = {.sandbox = sandbox, .journal = journal, .interrupt = interrupt,
+	struct command c = {.sandbox = sandbox, .interrupt = interrupt,
 			    .talks = understands_words(interrupt), .reaper = plan_find(plan, OP_REAPER)};
 	uint64_t time = plan_limit(plan, "time", 0);
 	int signal_fd = watch_signals(), status;

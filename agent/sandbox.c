@@ -27,7 +27,7 @@ enum { LISTENER_BYTES = 64 << 10, PIPE_BYTES = 1 << 20, ENV_MAX = 1024 };
 
 static void report(int fd, const char *text)
 {
-	send(fd, text, strlen(text), MSG_NOSIGNAL);
+	send_text(fd, text, -1, 0);
 }
 
 /* What a shell would say of a program that cannot be executed, and 125 for what is no fault of its. */
@@ -57,28 +57,14 @@ static _Noreturn void refuse(const struct build *build, const struct step *step,
 	_exit(status_of(step->op, error));
 }
 
-static int send_fd(int channel, char what, int fd)
-{
-	char control[CMSG_SPACE(sizeof fd)] = {0};
-	struct iovec part = {&what, 1};
-	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof fd);
-	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	return sendmsg(channel, &message, MSG_NOSIGNAL) == 1 ? 0 : -1;
-}
-
 /* Give FD to the supervisor, and do not keep it. */
-static int hand_over(const struct build *build, char what, int fd)
+static int hand_over(const struct build *build, const char *what, int fd)
 {
 	int result;
 
 	if (fd < 0)
 		return -1;
-	result = send_fd(build->channel, what, fd);
+	result = send_text(build->channel, what, fd, 0);
 	close(fd);
 	return result;
 }
@@ -214,7 +200,7 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		case OP_PIVOT: result = step_pivot(); build->pivoted = !result; break;
 		case OP_HOSTNAME: result = step_hostname(argv[0]); break;
 		case OP_RLIMIT: result = step_rlimit(argv[0], strtoull(argv[1], NULL, 10)); break;
-		case OP_TERMINAL: result = hand_over(build, 'T', step_terminal(build)); break;
+		case OP_TERMINAL: result = hand_over(build, "T", step_terminal(build)); break;
 		case OP_DROP: result = step_drop(build); break;
 		case OP_LANDLOCK: {
 			int ports = 0;
@@ -227,7 +213,7 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		case OP_ALLOW: result = step_allow(build, argv[0], argv[1]); break;
 		case OP_PORTS: result = step_ports(build, step->argc, argv); break;
 		case OP_RESTRICT: result = step_restrict(build); break;
-		case OP_SECCOMP: result = hand_over(build, 'N', step_seccomp(build)); break;
+		case OP_SECCOMP: result = hand_over(build, "N", step_seccomp(build)); break;
 		case OP_ENV:
 			if (environment_count == ENV_MAX) {
 				errno = E2BIG;
@@ -265,6 +251,9 @@ static bool whose(struct build *build, const struct step *user)
 {
 	char *end;
 
+	for (int i = 0; user && i < user->argc; i++)
+		if (!*user->argv[i])	/* strtoul(3) would take it for root */
+			return false;
 	if (!user)
 		return false;
 	build->uid = build->gid = strtoul(user->argv[0], &end, 10);

@@ -51,6 +51,8 @@ bool sandbox_hear(struct sandbox *sandbox);
 /* Answer a system call that the filter does not allow. */
 void sandbox_refuse_syscall(struct sandbox *sandbox, struct journal *journal);
 void sandbox_kill(const struct sandbox *sandbox);
+/* TEXT as a packet, with FD if that is one; FLAGS as send(2) has them. 0 or -1. */
+int send_text(int socket, const char *text, int fd, int flags);
 /* Has the kernel killed a process of this unit for want of memory? (memory.events of our own cgroup) */
 bool out_of_memory(void);
 /* Landlock ABI of this kernel, 0 without Landlock. */

@@ -32,14 +32,8 @@ OURS = (PROC, "/dev", "/sys", "/run")
 """Where no directory of a command can be."""
 LOADER_CACHE = "/etc/ld.so.cache"
 OF_COMMANDS = (
-    *(
-        "/etc/localtime",
-        "/etc/os-release",
-        "/etc/services",
-        "/etc/protocols",
-        "/etc/mime.types",
-        "/etc/ssl/openssl.cnf",
-    ),
+    *("/etc/localtime", "/etc/os-release", "/etc/services", "/etc/protocols", "/etc/mime.types"),
+    "/etc/ssl/openssl.cnf",
 )
 HOSTS = "/etc/hosts"
 VARIABLES = {"CODE": CODE, "TMP": TMP, "HOME": TMP}

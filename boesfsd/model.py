@@ -15,6 +15,10 @@ ID_LENGTH = 26
 NAME_MAX = 255
 PROGRAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,31}")
 LONGEST_LEARNING = 3600  # seconds
+STANDARD = ("stdin", "stdout", "stderr")
+"""What the descriptors of a command's input and output are called."""
+MOST_DIRECTORIES = 11
+"""Of a command: D-Bus carries 16 descriptors with a message, and five may be others."""
 APP_NAME = re.compile(r"[A-Za-z0-9_-]+")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_.~:@-]+")
 

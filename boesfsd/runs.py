@@ -22,8 +22,19 @@ from boesfsd.functions import Functions
 from boesfsd.host import missing_controllers
 from boesfsd.invoke import Route
 from boesfsd.layout import Host, Layout
-from boesfsd.live import check_options, read_policy
-from boesfsd.model import App, Command, Function, Json, Owner, PolicyProgram, PolicySource, Settings
+from boesfsd.live import WRITTEN, check_options, read_policy
+from boesfsd.model import (
+    MOST_DIRECTORIES,
+    STANDARD,
+    App,
+    Command,
+    Function,
+    Json,
+    Owner,
+    PolicyProgram,
+    PolicySource,
+    Settings,
+)
 from boesfsd.options import TABLE, parse_cpuset
 from boesfsd.policies import InForce, Wanted
 from boesfsd.policy.landlock import ABI
@@ -37,20 +48,19 @@ WHOSE = "@run"
 """In the place of an app's name, for people and the journal; no app can be called so."""
 FIRST, NUMBERS = 1 << 31, (1 << 31) - 1
 """Policies of commands have numbers that are no user's."""
-STANDARD = ("stdin", "stdout", "stderr")
-MOST_DIRECTORIES = 11  # D-Bus carries 16 descriptors with a message
 MOST_OF_ONE = 64  # that one user, who is not root, has run at a time
 AT_ONCE = 2  # policies that are compiled at a time, or others would wait for their calls
 LINGER = 2.0  # seconds for which records of a command that has ended may still come
 MOST_ALIKE = 10_000  # lines
 RUNS = ("active", "activating", "deactivating")
 OPTIONS = {
-    **dict.fromkeys(("policy", "file", "model", "model-file", "program", "network", "cpuset", "directory"), str),
+    **WRITTEN,
+    **dict.fromkeys(("policy", "program", "network", "cpuset", "directory"), str),
     **dict.fromkeys(("kill", "memory", "tasks", "time", "umask"), int),
     **dict.fromkeys(("terminal", "init", "strict"), bool),
     "cpu": float,
 }
-BOUNDS: dict[str, Json] = {
+_bounds: dict[str, Json] = {
     "memory": {"type": "integer", "minimum": 1, "maximum": 1 << 30},
     "cpu": TABLE["cpu"].schema,
     "cpuset": TABLE["cpuset"].schema,
@@ -60,6 +70,7 @@ BOUNDS: dict[str, Json] = {
     "umask": {"type": "integer", "maximum": 0o777},
     "network": {"enum": ["none", "host"]},
 }
+BOUNDS = {key: Schema(schema) for key, schema in _bounds.items()}
 
 
 class _Log:
@@ -127,7 +138,9 @@ class Runs:
         self._owners[unit] = uid
         try:
             owner = await asyncio.to_thread(_owner, uid, groups)
-            command = _command(owner, number, argv, environment, descriptors, given)
+            runtime = await asyncio.to_thread(_runtime)
+            variables = {**runtime.environment, **_own_variables(owner, environment)}
+            command = _command(owner, number, argv, variables, descriptors, given)
             self.routes[unit] = Route(command.judged)
             if "log" in descriptors:
                 await asyncio.to_thread(_check_log, descriptors["log"])
@@ -135,7 +148,7 @@ class Runs:
             host = self._functions.host
             async with self._compiling:
                 strict = bool(given.get("strict"))
-                made, told = await asyncio.to_thread(self._judge, unit, command, host, strict=strict)
+                made, told = await asyncio.to_thread(self._judge, unit, command, runtime, host, strict=strict)
             if self._functions.host is not host:
                 raise BoesError("Busy", "The settings were changed meanwhile", hint="try again")
             told += _unenforced(given)
@@ -151,10 +164,12 @@ class Runs:
             pass
         return number
 
-    def _judge(self, unit: str, command: Command, host: Host, *, strict: bool) -> tuple[Layout, list[str]]:
+    def _judge(
+        self, unit: str, command: Command, runtime: Runtime, host: Host, *, strict: bool
+    ) -> tuple[Layout, list[str]]:
         """Have its policy judge. In a thread."""
         functions, policies = self._functions, self._functions.policies
-        made = layout.of_command(command, _runtime(), host)
+        made = layout.of_command(command, runtime, host)
         wanted = policies.wanted(command.judged, made, layout.sandbox_of_command(command, made))
         told: list[str] = []
         if policies.enforcement != "boesfs" and (command.kill or unit in self._logs):
@@ -175,7 +190,7 @@ class Runs:
 
     async def _begin(self, unit: str, command: Command, made: Layout, host: Host, given: dict[str, int]) -> None:
         text = plan.of_command(command, made, host).encode("utf-8", "surrogateescape")
-        with os.fdopen(os.memfd_create("plan"), "wb", closefd=True) as file:
+        with os.fdopen(os.memfd_create("plan"), "wb") as file:
             file.write(text)
             file.flush()
             handed = {name: given[path] for path, name in made.handed.items()}
@@ -228,7 +243,7 @@ def _check(argv: list[bytes], descriptors: dict[str, int], given: Json) -> None:
     if any(b"\0" in word for word in argv):
         raise BoesError("InvalidArgs", "There is a NUL in an argument")
     for key, schema in BOUNDS.items():
-        if key in given and (fault := Schema(schema).fault(given[key])):
+        if key in given and (fault := schema.fault(given[key])):
             raise BoesError("InvalidArgs", f"{key}: {fault[1]}", hint="docs/run.md has them all")
     if "cpuset" in given and not parse_cpuset(given["cpuset"]) & os.sched_getaffinity(0):
         raise BoesError("InvalidArgs", f"cpuset: {given['cpuset']}: this host has none of these CPUs")
@@ -313,8 +328,19 @@ def _runtime() -> Runtime:
     return replace(found, binds={path: source for path, source in found.binds.items() if os.path.isdir(source)})
 
 
+def _own_variables(owner: Owner, given: list[bytes]) -> dict[str, str]:
+    """InvalidArgs."""
+    found = {"USER": owner.name, "LOGNAME": owner.name}
+    for variable in given:
+        name, equals, value = os.fsdecode(variable).partition("=")
+        if not (name and equals) or "\0" in name + value:
+            raise BoesError("InvalidArgs", f"{variable!r} is no NAME=VALUE")
+        found[name] = value
+    return found
+
+
 def _command(
-    owner: Owner, number: int, argv: list[bytes], variables: list[bytes], descriptors: dict[str, int], given: Json
+    owner: Owner, number: int, argv: list[bytes], variables: dict[str, str], descriptors: dict[str, int], given: Json
 ) -> Command:
     words = tuple(os.fsdecode(word) for word in argv)
     settings = Settings(
@@ -328,17 +354,11 @@ def _command(
         network=given.get("network", "none"),
     )
     directories = tuple(name for name in descriptors if name.startswith("/"))
-    environment = {**_runtime().environment, "USER": owner.name, "LOGNAME": owner.name}
-    for variable in variables:
-        name, equals, value = os.fsdecode(variable).partition("=")
-        if not (name and equals) or "\0" in name + value:
-            raise BoesError("InvalidArgs", f"{variable!r} is no NAME=VALUE")
-        environment[name] = value
     return Command(
         judged=_judged(number, words, settings, _policy(given)),
         owner=owner,
         directories=directories,
-        environment=environment,
+        environment=variables,
         cwd=given.get("directory") or (directories[0] if directories else layout.TMP),
         terminal=given.get("terminal", False),
         reaper=given.get("init", False),
@@ -376,5 +396,5 @@ def _policy(given: Json) -> PolicySource | None:
         if "policy" in given:
             raise BoesError("InvalidArgs", "A program decides alone", hint="give program, or policy")
         return PolicyProgram("program", given["program"])
-    known = {name: given[name] for name in ("file", "model", "model-file") if name in given}
-    return read_policy(given.get("policy", ""), known, {"file": str, "model": str, "model-file": str})
+    known = {name: given[name] for name in WRITTEN if name in given}
+    return read_policy(given.get("policy", ""), known, WRITTEN)

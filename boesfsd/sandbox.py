@@ -17,16 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from boesfsd.bus.connection import Client
+from boesfsd.bus.connection import NAME, ROOT, Client
 from boesfsd.errors import BoesError
+from boesfsd.model import MOST_DIRECTORIES, STANDARD
 
-NAME, ROOT = "org.boesfs.Faas1", "/org/boesfs/Faas1"
 WORDS = 4096  # bytes of what is said at a time
 LOST = 125
 OWN = ("dev", "proc", "run", "sys", "tmp", "lost+found")
 """Of the root, what a sandbox has of its own, or nobody wants."""
-MOST_DESCRIPTORS = 16  # of a message on D-Bus
-STANDARD = ("stdin", "stdout", "stderr")
 Argument = str | bytes | os.PathLike[str]
 
 
@@ -147,8 +145,8 @@ def start(
         for directory in directories:
             for path, descriptor in _open(directory, opened):
                 descriptors[path] = descriptor
-        if len(descriptors) > MOST_DESCRIPTORS - (log is not None):
-            raise BoesError("InvalidArgs", "There are too many directories", hint="11 can be there")
+        if len(list(filter(os.path.isabs, descriptors))) > MOST_DIRECTORIES:
+            raise BoesError("InvalidArgs", "There are too many directories", hint=f"{MOST_DIRECTORIES} can be there")
         if log is not None:
             descriptors["log"] = _open_log(log, opened)
         with contextlib.closing(Client(NAME)) as client:
@@ -189,7 +187,7 @@ def _open(directory: Path | str, opened: contextlib.ExitStack) -> Iterator[tuple
 
 def _above_standard(one: socket.socket) -> socket.socket:
     """ONE, not where a command would take it for its input or output."""
-    if one.fileno() > max(range(len(STANDARD))):
+    if one.fileno() >= len(STANDARD):
         return one
     with one:
         return socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, len(STANDARD)))

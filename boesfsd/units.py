@@ -5,7 +5,7 @@ the properties that may change while they run. Pure text; systemd.py does."""
 import re
 from pathlib import Path
 
-from boesfsd.model import Command, Function, Settings
+from boesfsd.model import STANDARD, Command, Function, Settings
 from boesfsd.options import MIB, parse_cpuset
 
 RUN = Path("/run/boesfs")
@@ -135,7 +135,7 @@ def command_number(unit: str) -> int | None:
 def command_properties(command: Command, descriptors: dict[str, int]) -> list[Property]:
     """The transient unit of a command. DESCRIPTORS: which of those that go with the call are stdin, stdout and stderr;
     all others are the agent's, by name."""
-    settings, standard = command.judged.settings, ("stdin", "stdout", "stderr")
+    settings = command.judged.settings
     words = " ".join(command.judged.command)
     found: list[Property] = [
         ("Description", "s", f"{command.owner.name} runs {_printable(words)[:200]}"),
@@ -149,10 +149,10 @@ def command_properties(command: Command, descriptors: dict[str, int]) -> list[Pr
         ("TimeoutStopUSec", "t", 10 * USEC),
         ("OOMPolicy", "s", "continue"),
         ("SuccessExitStatus", "(aiai)", (list(range(1, 256)), [])),  # it is the command's, and no failure of the unit
-        ("ExtraFileDescriptors", "a(hs)", [(fd, name) for name, fd in descriptors.items() if name not in standard]),
+        ("ExtraFileDescriptors", "a(hs)", [(fd, name) for name, fd in descriptors.items() if name not in STANDARD]),
     ]
-    names = {"stdin": "StandardInput", "stdout": "StandardOutput", "stderr": "StandardError"}
-    found += [(f"{names[name]}FileDescriptor", "h", descriptors[name]) for name in standard if name in descriptors]
+    names = dict(zip(STANDARD, ("StandardInput", "StandardOutput", "StandardError"), strict=True))
+    found += [(f"{names[name]}FileDescriptor", "h", descriptors[name]) for name in STANDARD if name in descriptors]
     if settings.memory:
         found += [("MemoryMax", "t", settings.memory * MIB), ("MemorySwapMax", "t", 0)]
     if settings.tasks:

@@ -25,8 +25,10 @@ from boesfsd.errors import TABLE, BoesError
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Client", "Exported", "Service", "Variant"]
+__all__ = ["NAME", "ROOT", "Client", "Exported", "Service", "Variant"]
 
+NAME, ROOT = "org.boesfs.Faas1", "/org/boesfs/Faas1"
+"""Ours on the bus, and the path of the Manager."""
 XML = Path(__file__).with_name("org.boesfs.Faas1.xml")
 ACTION, CALLER = "org.boesfs.Faas1.Action", "org.boesfs.Faas1.Caller"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"

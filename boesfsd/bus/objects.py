@@ -11,7 +11,7 @@ from typing import Any
 
 from boesfsd import __version__, options, units
 from boesfsd.audit import Told
-from boesfsd.bus.connection import Exported, Service, Variant
+from boesfsd.bus.connection import NAME, ROOT, Exported, Service, Variant
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
 from boesfsd.invoke import Route
@@ -21,8 +21,6 @@ from boesfsd.model import App, Change, Function, Json, Ports
 from boesfsd.policy import questions, records
 from boesfsd.runs import Runs
 
-NAME = "org.boesfs.Faas1"
-ROOT = "/org/boesfs/Faas1"
 COALESCE = 0.5  # seconds between two PropertiesChanged of one function
 VARYING = ["State", "NCalls", "NErrors", "NRunning", "NQueued", "NDenials", "LastCallTimestamp", "LastError"]
 

@@ -3,10 +3,9 @@
 
 from typing import Any
 
-from boesfsd.bus.connection import Client
+from boesfsd.bus.connection import NAME, ROOT, Client
 from boesfsd.errors import BoesError
 
-NAME, ROOT = "org.boesfs.Faas1", "/org/boesfs/Faas1"
 MANAGER, APP, FUNCTION = (f"{NAME}.{kind}" for kind in ("Manager", "App", "Function"))
 
 

@@ -271,11 +271,15 @@ class _Worker:
             return
         if not below.visible:
             raise _Impossible(f"nothing can be hidden in {Place(piece)}, where a function makes what it likes")
-        if META & ~below.every:
-            names = ", ".join(operations.names(META & ~below.every))
-            raise _Impossible(f"{names} cannot be denied in {Place(piece)}, where writing is allowed")
+        self._check_meta(piece, below, "where writing is allowed")
         self.found.free.append(piece)
         self._lose(piece, below.any & ~granted & ~FOLLOW & ~META, LESS)
+
+    @staticmethod
+    def _check_meta(piece: Path, below: _Below, why: str) -> None:
+        if META & ~below.every:
+            names = ", ".join(operations.names(META & ~below.every))
+            raise _Impossible(f"{names} cannot be denied in {Place(piece)}, {why}")
 
     def _written(self, piece: Path) -> None:
         """A tree of the host that may be changed: all of it is there, or nothing."""
@@ -290,9 +294,7 @@ class _Worker:
         if not self.found.rights.get(piece, "").strip(READS):  # nothing can be changed, so it is read-only
             self._lose(piece, below.any & ~granted & ~FOLLOW, LESS)
             return
-        if META & ~below.every:
-            names = ", ".join(operations.names(META & ~below.every))
-            raise _Impossible(f"{names} cannot be denied in {Place(piece)}, which is there to be written")
+        self._check_meta(piece, below, "which is there to be written")
         self.found.written.append(piece)
         self._lose(piece, below.any & ~granted & ~FOLLOW & ~META, LESS)
 

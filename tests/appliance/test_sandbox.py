@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from lab import PROBE, Deployed, Lab, wait_for
+from lab import HELLO, PROBE, Deployed, Lab, wait_for
 
 Deploy = Callable[..., Deployed]
 NAMESPACES = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
@@ -378,3 +378,13 @@ def test_the_listener_s_directory_cannot_lead_the_agent_to_a_host_socket(lab: La
     function = deploy({"main": main, "func.yaml": manifest})
     answer = function.call()
     assert answer.status in (502, 504)
+
+
+@pytest.mark.parametrize("user", ["user\\t", "user\\t1000\\t", "user\\tx", "hostname\\tx"])
+def test_a_plan_that_names_nobody_starts_nothing(lab: Lab, app: str, user: str) -> None:
+    """An empty number would be root's."""
+    function = lab.deploy(app, HELLO)
+    lab.machine.shell(f"sed -i 's/^user\\t.*/{user}/' /run/boesfs/plan/{function.id}.plan")
+    answer = function.call()
+    assert answer.status == 502, answer.text
+    assert "no user, network or seccomp line" in answer.text
