@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, STOP_MS = 7000 };
+enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, HOLD_MS = 100, STOP_MS = 7000 };
 
 struct command {
 	struct sandbox *sandbox;
@@ -65,24 +65,44 @@ void refuse_command(int interrupt, const char *why)
 
 enum disposition { DEFAULT, BLOCKED, OWN };
 
-/* What a process does with a signal, as far as it says: the default, its own, or whoever waits for one that is blocked. */
-static enum disposition disposition_of(pid_t pid, int number)
+struct signals {
+	char state;	/* as ps(1) has it */
+	unsigned long long blocked, ignored, caught;
+};
+
+/* What a process says about its signals; false if it is no more. */
+static bool read_signals(pid_t pid, struct signals *found)
 {
-	unsigned long long blocked = 0, ignored = 0, caught = 0, bit = 1ULL << (number - 1);
 	char path[40], line[128];
 	FILE *file;
 
 	snprintf(path, sizeof path, "/proc/%d/status", pid);
 	file = fopen(path, "re");
 	if (!file)
-		return OWN;
+		return false;
 	while (fgets(line, sizeof line, file)) {
-		sscanf(line, "SigBlk: %llx", &blocked);
-		sscanf(line, "SigIgn: %llx", &ignored);
-		sscanf(line, "SigCgt: %llx", &caught);
+		sscanf(line, "State: %c", &found->state);
+		sscanf(line, "SigBlk: %llx", &found->blocked);
+		sscanf(line, "SigIgn: %llx", &found->ignored);
+		sscanf(line, "SigCgt: %llx", &found->caught);
 	}
 	fclose(file);
-	return (ignored | caught) & bit ? OWN : blocked & bit ? BLOCKED : DEFAULT;
+	return true;
+}
+
+static unsigned long long bit_of(int number)
+{
+	return 1ULL << (number - 1);
+}
+
+/* What a process does with a signal, as far as it says: the default, its own, or whoever waits for one that is blocked. */
+static enum disposition disposition_of(pid_t pid, int number)
+{
+	struct signals found = {0};
+
+	if (!read_signals(pid, &found))
+		return OWN;
+	return (found.ignored | found.caught) & bit_of(number) ? OWN : found.blocked & bit_of(number) ? BLOCKED : DEFAULT;
 }
 
 /*
@@ -101,6 +121,24 @@ static bool spared(pid_t pid, int number)
 	return found == DEFAULT;
 }
 
+/*
+ * Who has a handler may execute a program that has none, right before the signal comes: PID 1 would be spared it. While
+ * it is stopped it is in no execve(2). Not done to who is stopped already, or would notice.
+ */
+static bool hold(const struct sandbox *sandbox, int number)
+{
+	const struct timespec moment = {.tv_nsec = 1000000};
+	struct signals found = {0};
+
+	if (!read_signals(sandbox->init, &found) || !(found.caught & bit_of(number)) || found.state == 'T' ||
+	    (found.caught | found.blocked) & bit_of(SIGCONT))
+		return false;
+	syscall(SYS_pidfd_send_signal, sandbox->init_fd, SIGSTOP, NULL, 0);
+	for (int i = 0; i < HOLD_MS && read_signals(sandbox->init, &found) && !strchr("TZX", found.state); i++)
+		nanosleep(&moment, NULL);
+	return true;
+}
+
 static bool ends_by_default(int number)
 {
 	return number != SIGCHLD && number != SIGCONT && number != SIGURG && number != SIGWINCH && number != SIGSTOP &&
@@ -110,16 +148,24 @@ static bool ends_by_default(int number)
 /* As to any other program: what would end it ends it. */
 static void pass_signal(struct command *c, int number)
 {
+	const struct sandbox *sandbox = c->sandbox;
+	bool keyboard = number == SIGINT || number == SIGQUIT, held = false, ended = false;
+
 	if (number < 1 || number >= NSIG)
 		return;
-	/* from the keyboard they come to all that stand in the foreground: a shell waits for who it has started */
-	if (!c->reaper && (number == SIGINT || number == SIGQUIT))
-		kill(-c->sandbox->init, number);
-	if (!c->reaper && ends_by_default(number) && spared(c->sandbox->init, number)) {
-		c->killed_as = number;
-		number = SIGKILL;
+	if (!c->reaper && ends_by_default(number)) {
+		held = !spared(sandbox->init, number) && hold(sandbox, number);
+		ended = disposition_of(sandbox->init, number) == DEFAULT;
 	}
-	syscall(SYS_pidfd_send_signal, c->sandbox->init_fd, number, NULL, 0);
+	/* from the keyboard they come to all that stand in the foreground: a shell waits for who it has started */
+	if (c->reaper || !keyboard || kill(-sandbox->init, number))
+		syscall(SYS_pidfd_send_signal, sandbox->init_fd, number, NULL, 0);
+	if (ended) {
+		c->killed_as = number;
+		sandbox_kill(c->sandbox);
+	}
+	if (held)
+		syscall(SYS_pidfd_send_signal, sandbox->init_fd, SIGCONT, NULL, 0);
 }
 
 static void end(struct command *c)

@@ -348,6 +348,44 @@ print(json.dumps([
     assert embed(lab, code) == [9, 8, 7, 143, 137, 130, 6]
 
 
+def test_a_signal_is_not_lost_while_a_program_executes_another(lab: Lab) -> None:
+    """Shells have a handler for SIGINT, and whom they execute has none, which the kernel spares as PID 1."""
+    code = """
+chain = 'echo x; n=$1; [ $n = 0 ] || exec sh -c "$0" "$0" $((n - 1)) >/dev/null; exit 3'
+found = []
+for moment in range(30):
+    reading, writing = os.pipe()
+    running = sandbox.start(["/bin/sh", "-c", chain, chain, "200"], standard=[0, writing, 2])
+    os.close(writing)
+    os.read(reading, 10)
+    time.sleep(moment / 1000)
+    running.signal(2)
+    found.append(running.wait().status)
+    os.close(reading)
+print(json.dumps(found))
+"""
+    assert embed(lab, code) == [130] * 30
+
+
+@pytest.mark.parametrize("init", [[], ["--init"]])
+def test_a_signal_comes_once(lab: Lab, init: list[str]) -> None:
+    code = f"""
+counts = "trap 'n=$((n+1))' INT; echo x; while [ ! $n ]; do :; done; i=0; while [ $i != 100000 ]; do i=$((i+1)); done"
+found = []
+for _ in range(20):
+    reading, writing = os.pipe()
+    options = {{"standard": [0, writing, 2], "init": {bool(init)}}}
+    running = sandbox.start(["/bin/sh", "-c", counts + "; exit $n"], **options)
+    os.close(writing)
+    os.read(reading, 10)
+    running.signal(2)
+    found.append(running.wait().status)
+    os.close(reading)
+print(json.dumps(found))
+"""
+    assert embed(lab, code) == [1] * 20
+
+
 def test_an_interrupt_comes_to_all_in_the_foreground(lab: Lab) -> None:
     """A shell that waits for another program ends when that does."""
     for init in ([], ["--init"]):
