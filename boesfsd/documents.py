@@ -21,9 +21,12 @@ class _Composer(yaml.composer.Composer):
     RecursionError: libyaml's own would end the process."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):  # type: ignore[attr-defined]
-            event = self.get_event()  # type: ignore[attr-defined]
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
+        event = self.peek_event()  # type: ignore[attr-defined]
+        if isinstance(event, yaml.events.AliasEvent):
+            mark: Any = event.start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
+        if isinstance(event, yaml.events.ScalarEvent) and event.anchor is None:  # most are; the way below is long
+            return self.compose_scalar_node(None)  # type: ignore[arg-type]
         return super().compose_node(parent, index)
 
 

@@ -113,12 +113,20 @@ NAMES = {
 """What the words for operations mean; a group's needs come besides."""
 
 
+def is_plain(rule: Any) -> bool:
+    """Whether a rule is one word and one place, as most of many are: SCHEMA, which takes its time, has no objection."""
+    if not (isinstance(rule, dict) and len(rule) == len(("effect", "on")) and isinstance(rule.get("on"), str)):
+        return False
+    return isinstance(rule.get("allow", rule.get("deny")), str)
+
+
 class Reader:
     """Reads one block, already checked against SCHEMA. VARIABLES are what ${NAME} stands for in places."""
 
     def __init__(self, data: Json, where: Where, variables: dict[str, str], layer: int) -> None:
         self.data, self.where, self.variables, self.layer = data, where, variables, layer
         self.findings: list[Finding] = []
+        self.known: dict[str, tuple[int, int]] = {}  # what one word means
         self.roles = {name: list(self._subjects(role, ("roles", name))) for name, role in data.get("roles", {}).items()}
 
     def read(self) -> Part:
@@ -145,9 +153,9 @@ class Reader:
         effect = "allow" if allow else "deny"
         mask, needs = self._operations(item[effect], (*at, effect))
         tests = tuple(self._tests(item, at))
-        mask &= self._having(
-            {test.argument if isinstance(test, Number | Text) else "other" for test in tests}, mask, at
-        )
+        if tests:
+            arguments = {test.argument if isinstance(test, Number | Text) else "other" for test in tests}
+            mask &= self._having(arguments, mask, at)
         subjects: list[Test | None] = [*self._subjects(item, at), *self._role(item, at)] or [None]
         if not allow and any(isinstance(subject, Program) for subject in subjects):
             problem = "a rule that denies cannot go by the program: a copy of it would escape"
@@ -172,12 +180,16 @@ class Reader:
 
     def _operations(self, written: Any, keys: tuple[Key, ...]) -> tuple[int, int]:
         """Which they are, and which their system calls need besides."""
+        if isinstance(written, str) and written in self.known:
+            return self.known[written]
         mask = needs = 0
         for number, name in _listed(written):
             if name not in NAMES:
                 raise self._refused((*keys, *number), f"unknown operation {name}", operations.like(name, NAMES))
             mask |= NAMES[name]
             needs |= operations.GROUPS[name].needs if name in operations.GROUPS else 0
+        if isinstance(written, str):
+            self.known[written] = mask, needs
         return mask, needs
 
     def _place(self, written: str, keys: tuple[Key, ...]) -> Place:

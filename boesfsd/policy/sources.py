@@ -6,7 +6,7 @@ import dataclasses
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from boesfsd.documents import Document, Schema
 from boesfsd.errors import BoesError
@@ -106,7 +106,11 @@ def _places(document: Document, source: PolicyBlock) -> block.Where:
     return lambda keys: Origin(source.file, *document.place((*source.keys, *keys)))
 
 
-def _check_block(data: object, where: block.Where) -> None:
+def _check_block(data: Any, where: block.Where) -> None:
+    rules = data.get("rules") if isinstance(data, dict) else None
+    others = [rule for rule in rules if not block.is_plain(rule)] if isinstance(rules, list) else rules
+    if others != rules and not _schema.fault({**data, "rules": others}):
+        return
     if fault := _schema.fault(data):
         keys, problem, hint = fault
         origin = where(keys)

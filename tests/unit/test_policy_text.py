@@ -2,14 +2,16 @@
 """What is wrong with a policy is told with file, line, column, the rule and what to write instead."""
 
 import gc
+import itertools
 import re
 
 import pytest
 from policies import model
 
+from boesfsd.documents import Schema
 from boesfsd.errors import BoesError
 from boesfsd.model import PolicyBlock, PolicyFiles
-from boesfsd.policy import casbin, oracle, sources
+from boesfsd.policy import block, casbin, oracle, sources
 from boesfsd.policy.compiler import compile_policy
 from boesfsd.policy.places import split
 from boesfsd.policy.rules import Part, Policy, together
@@ -307,6 +309,32 @@ def test_names_of_several_mean_all_of_them_and_op_one() -> None:
 )
 def test_a_block_that_is_none_is_refused_with_the_place(text: str, said: str) -> None:
     assert said in refusal(text)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_the_one_of_many_rules_that_is_none_is_found(number: int) -> None:
+    rules = ["{allow: read, on: /a}"] * 12
+    rules[number] = "{allow: read, on: 5}"
+    text = "policy:\n  rules:\n" + "".join(f"    - {rule}\n" for rule in rules)
+    assert f"func.yaml, line {number + 3}, column 25: 5 is not a word or a list of words" in refusal(text)
+
+
+WORDS: tuple[object, ...] = ("read", ["read", "write"], 5, None, True, [], {}, ["read", 5])
+
+
+def test_a_plain_rule_is_one_that_the_schema_takes() -> None:
+    schema = Schema(block.SCHEMA)
+    plain = 0
+    for keys in itertools.chain.from_iterable(
+        itertools.combinations(("allow", "deny", "on", "kill"), n) for n in range(4)
+    ):
+        for values in itertools.product(WORDS, repeat=len(keys)):
+            rule = dict(zip(keys, values, strict=True))
+            if block.is_plain(rule):
+                plain += 1
+                assert not schema.fault({"rules": [rule]}), rule
+    assert plain == len(("allow", "deny"))
+    assert not any(map(block.is_plain, ("read", ["allow", "on"], None)))
 
 
 # --- what is probably not meant

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the product's policy program decides, tells and counts; replaced, upgraded and taken away."""
 
+import ctypes
 import errno
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from asking import call
 from compiled import (
     EVERYTHING,
     INSTANCE,
@@ -26,7 +28,7 @@ from compiled import (
     operations,
     rule,
 )
-from scene import SCALE, Scene, opened, refused
+from scene import LIBC, SCALE, Scene, opened, refused
 
 from boesfsd.errors import BoesError
 from boesfsd.model import Learn
@@ -40,6 +42,8 @@ WHILE_REPLACED = 2_000
 EXCHANGES = 3
 FLOOD, RECORDS_PER_S = 5000, 1000  # the second is the program's
 BLACK = operations.ALL
+MANY, SPARE, PATIENCE = 1000, 5, 30
+BPF, MAP_GET_NEXT_ID = 321, 12
 
 
 def test_kernel_and_oracle_agree_on_random_policies(s: Scene) -> None:
@@ -184,6 +188,54 @@ def test_denials_are_counted_for_each_instance_by_itself(s: Scene) -> None:
             s.mount(policy=NAME, policy_id=POLICY, instance=new_instance())
             assert killed_after(3, s.upper / "a") is None
             s.umount()
+
+
+def map_count() -> int:
+    """Of BPF maps in this kernel."""
+    found, at = 0, bytearray(8)
+    buffer = (ctypes.c_char * 8).from_buffer(at)
+    while LIBC.syscall(BPF, MAP_GET_NEXT_ID, buffer, 8) == 0:
+        at[:4], found = at[4:], found + 1
+    return found
+
+
+def test_a_thousand_instances_share_one_table(s: Scene) -> None:
+    """And all obey the next one with the same breath; each has its own denials."""
+    lower = s.lower / "file"
+    lower.write_text("x")
+    with loaded() as tables:
+        tables.enforce(Policy(BLACK, (rule("deny", "/file", "read"),)), kill=MANY)
+        before, uppers = map_count(), [s.home / f"upper{number}" for number in range(MANY)]
+        assert before > len(("rows", "names", "records"))
+        files: list[int] = []
+        heard: list[kernel.Record] = []
+        try:
+            for number, upper in enumerate(uppers):
+                upper.mkdir()
+                options = f"policy={NAME},policy_id={POLICY},instance={2 * MANY + number}".encode()
+                call("mount", os.fsencode(s.lower), os.fsencode(upper), b"boesfs", 0, options)
+                files.append(os.open(upper / "file", os.O_RDONLY))
+            tables.kernel.listen(heard.append)
+            for file in files:
+                with refused():
+                    os.pread(file, 1, 0)
+            tables.read()
+            assert {record.fields["denials"] for record in heard} == {1}
+            assert len({record.fields["instance"] for record in heard}) == len(heard) > MANY // 2  # not all are told
+            assert map_count() == before
+            tables.load(EVERYTHING, SPARE)
+            assert map_count() > before
+            tables.kernel.take_away(SPARE)
+            tables.enforce(EVERYTHING)
+            assert all(os.pread(file, 1, 0) == b"x" for file in files)
+            end = time.monotonic() + PATIENCE
+            while map_count() != before:  # the kernel lets go of what was taken away a moment later
+                assert time.monotonic() < end, (map_count(), before)
+        finally:
+            for file in files:
+                os.close(file)
+            for upper in uppers[: len(files)]:
+                call("umount2", os.fsencode(upper), 0)
 
 
 def test_who_learns_is_told_of_what_it_would_have_been_denied_and_allowed_it(s: Scene) -> None:
