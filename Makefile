@@ -18,7 +18,7 @@ AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
 .PHONY: all help host-packages venv install demo test unit lint appliance-test test-vm test-vm-full bench bench-vm mutate fuzz soak clean
-all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf
+all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/system-calls
 
 help:
 	@echo "make demo            boot an appliance, deploy a function, call it, show what it may not do"
@@ -56,6 +56,9 @@ $(BUILD)/seccomp-profile: agent/seccomp-profile.c | $(BUILD)
 $(BUILD)/function.bpf: $(BUILD)/seccomp-profile
 	$< filter > $@.part && mv $@.part $@
 
+$(BUILD)/system-calls: $(BUILD)/seccomp-profile
+	$< allowed > $@.part && mv $@.part $@
+
 $(BUILD)/syscall_names.h: $(BUILD)/seccomp-profile
 	$< names > $@.part && mv $@.part $@
 
@@ -76,7 +79,7 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 		$(DESTDIR)/usr/share/dbus-1/interfaces $(DESTDIR)/usr/share/polkit-1/actions $(DESTDIR)/etc/boesfsd/conf.d \
 		$(DESTDIR)/usr/bin $(DESTDIR)/usr/share/man/man1 $(DESTDIR)/usr/share/man/man5 $(DESTDIR)/usr/share/man/man8 $(DESTDIR)/usr/share/doc/boesfsd
 	install -m 0755 $(BUILD)/boesfs-agent $(LIB)/
-	install -m 0644 $(BUILD)/function.bpf $(LIB)/
+	install -m 0644 $(BUILD)/function.bpf $(BUILD)/system-calls $(LIB)/
 	rm -rf $(LIB)/python/boesfsd $(LIB)/runtimes/python
 	cp -r boesfsd $(LIB)/python/
 	find $(LIB)/python -name __pycache__ -prune -exec rm -rf {} +
@@ -167,4 +170,4 @@ fuzz: $(VENV)/.done
 	$(VENV)/bin/python tests/fuzz/fuzz.py $(SECONDS)
 
 clean:
-	rm -rf $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/syscall_names.h $(BUILD)/seccomp-profile $(BUILD)/fdk-*
+	rm -rf $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/system-calls $(BUILD)/syscall_names.h $(BUILD)/seccomp-profile $(BUILD)/fdk-*

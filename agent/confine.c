@@ -244,25 +244,6 @@ int step_restrict(struct build *build)
 	return close(build->ruleset);
 }
 
-int filter_read(struct sock_fprog *filter, const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	struct stat st;
-	int result = -1;
-
-	if (fd < 0)
-		return -1;
-	errno = EINVAL;
-	if (!fstat(fd, &st) && st.st_size && st.st_size % sizeof *filter->filter == 0 &&
-	    st.st_size / sizeof *filter->filter <= BPF_MAXINSNS && (filter->filter = malloc(st.st_size)) &&
-	    read(fd, filter->filter, st.st_size) == st.st_size) {
-		filter->len = st.st_size / sizeof *filter->filter;
-		result = 0;
-	}
-	close(fd);
-	return result;
-}
-
 int step_terminal(struct build *build)
 {
 	int ours = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC), unlocked = 0;
@@ -279,7 +260,7 @@ int step_terminal(struct build *build)
 
 int step_seccomp(struct build *build)
 {
-	int fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &build->filter);
+	int fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, build->filter);
 
 	build->filtered = fd >= 0;
 	return fd;

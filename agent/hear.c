@@ -2,44 +2,19 @@
 /* What a sandbox tells whoever supervises it from outside, and how things are said with descriptors. */
 #define _GNU_SOURCE
 #include "sandbox.h"
-#include "syscall_names.h"
 
 #include <errno.h>
-#include <linux/seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <syslog.h>
 #include <unistd.h>
 
 void sandbox_kill(const struct sandbox *sandbox)
 {
 	syscall(SYS_pidfd_send_signal, sandbox->init_fd, SIGKILL, NULL, 0);
-}
-
-/* EPERM for a call that exists, ENOSYS for one newer than our table: libraries then fall back. */
-void sandbox_refuse_syscall(struct sandbox *sandbox, struct journal *journal)
-{
-	struct seccomp_notif request = {0};
-	struct seccomp_notif_resp reply = {0};
-	unsigned number;
-	const char *name = NULL;
-
-	if (ioctl(sandbox->notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &request))
-		return;
-	number = request.data.nr;
-	if (number < sizeof syscall_names / sizeof *syscall_names)
-		name = syscall_names[number];
-	reply.id = request.id;
-	reply.error = name ? -EPERM : -ENOSYS;
-	ioctl(sandbox->notify_fd, SECCOMP_IOCTL_NOTIF_SEND, &reply);
-	if (number < SYSCALLS_SEEN && sandbox->refused[number]++)
-		return;	/* once for each system call and instance */
-	journal_say(journal, LOG_WARNING, "System call %s (%u) was refused", name ? name : "unknown", number);
 }
 
 int send_text(int socket, const char *text, int fd, int flags)
@@ -91,6 +66,8 @@ bool sandbox_hear(struct sandbox *sandbox)
 		sandbox->notify_fd = received_fd(&message);
 	else if (*text == 'T')
 		sandbox->terminal_fd = received_fd(&message);
+	else if (*text == 'B')
+		sandbox->begin_fd = received_fd(&message);
 	else if (*text == 'X')
 		sandbox->status = atoi(text + 1);
 	else if (!*sandbox->failure)

@@ -16,7 +16,7 @@ const char *const plan_op_names[OP_COUNT] = {
 	[OP_COPY] = "copy", [OP_BIND] = "bind", [OP_TREE] = "tree", [OP_POLICY] = "policy", [OP_GOVERN] = "govern", [OP_DEVICE] = "device", [OP_HIDE] = "hide", [OP_TMPFS] = "tmpfs", [OP_PROC] = "proc", [OP_FREEZE] = "freeze", [OP_PTS] = "pts",
 	[OP_LISTENER] = "listener", [OP_PIVOT] = "pivot", [OP_HOSTNAME] = "hostname",
 	[OP_RLIMIT] = "rlimit", [OP_TERMINAL] = "terminal", [OP_DROP] = "drop", [OP_LANDLOCK] = "landlock", [OP_ALLOW] = "allow",
-	[OP_PORTS] = "ports", [OP_RESTRICT] = "restrict", [OP_SECCOMP] = "seccomp", [OP_ENV] = "env",
+	[OP_PORTS] = "ports", [OP_RESTRICT] = "restrict", [OP_TRACE] = "trace", [OP_SECCOMP] = "seccomp", [OP_ENV] = "env",
 	[OP_CWD] = "cwd", [OP_REAPER] = "reaper", [OP_EXEC] = "exec",
 };
 
@@ -27,7 +27,7 @@ static const struct { int min, max; } arity[OP_COUNT] = {
 	[OP_COPY] = {2, 2}, [OP_BIND] = {2, 3}, [OP_TREE] = {3, 3}, [OP_POLICY] = {1, 2}, [OP_GOVERN] = {2, 3}, [OP_DEVICE] = {1, 1}, [OP_HIDE] = {1, 1}, [OP_TMPFS] = {3, 3}, [OP_PROC] = {1, 1}, [OP_FREEZE] = {1, 1}, [OP_PTS] = {1, 1},
 	[OP_LISTENER] = {1, 1}, [OP_PIVOT] = {0, 0}, [OP_HOSTNAME] = {1, 1}, [OP_RLIMIT] = {2, 2},
 	[OP_TERMINAL] = {0, 0}, [OP_DROP] = {0, 0}, [OP_LANDLOCK] = {1, 1}, [OP_ALLOW] = {2, 2}, [OP_PORTS] = {1, 1 << 16},
-	[OP_RESTRICT] = {0, 0}, [OP_SECCOMP] = {1, 1}, [OP_ENV] = {1, 1}, [OP_CWD] = {1, 1},
+	[OP_RESTRICT] = {0, 0}, [OP_TRACE] = {1, 1}, [OP_SECCOMP] = {1, SYSCALLS_MAX}, [OP_ENV] = {1, 1}, [OP_CWD] = {1, 1},
 	[OP_REAPER] = {0, 0}, [OP_EXEC] = {1, 1 << 21},
 };
 
@@ -128,7 +128,7 @@ int plan_read(struct plan *plan, const char *file)
 		return fail(plan, file, 0, "out of memory");
 	rest = text;
 	line = strsep(&rest, "\n");
-	if (strcmp(line, "boesfs-plan\t5"))
+	if (strcmp(line, "boesfs-plan\t6"))
 		return fail(plan, file, number, "not a plan of this version; restart boesfsd to render it anew");
 	while ((line = strsep(&rest, "\n"))) {
 		number++;

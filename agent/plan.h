@@ -3,7 +3,7 @@
 #define BOESFS_PLAN_H
 /*
  * A plan is what boesfsd decided and the agent executes: text, one operation a line, fields separated by tabs,
- * with \t, \n and \\ as escapes. The first line is "boesfs-plan 5". Operations run in the order they are written;
+ * with \t, \n and \\ as escapes. The first line is "boesfs-plan 6". Operations run in the order they are written;
  * boesfsd/plan.py writes them and documents each one.
  */
 #include <stddef.h>
@@ -39,7 +39,8 @@ enum plan_op {
 	OP_ALLOW,		/* allow RIGHTS PATH: Landlock's, of PATH and all below; a letter each, see confine.c */
 	OP_PORTS,		/* ports connect|bind NUMBER...: the only TCP ports */
 	OP_RESTRICT,		/* restrict: enforce the ruleset */
-	OP_SECCOMP,		/* seccomp PATH: a compiled filter */
+	OP_TRACE,		/* trace PATH: while that file is there, note in it which system calls are made, and forget seccomp's names */
+	OP_SECCOMP,		/* seccomp PATH [NAME...]: a compiled filter, and which calls alone of those it allows */
 	OP_ENV,			/* env NAME=VALUE */
 	OP_CWD,			/* cwd PATH */
 	OP_REAPER,		/* reaper: PID 1 is one of ours, that passes on signals and ends with the program */
@@ -47,7 +48,7 @@ enum plan_op {
 	OP_COUNT,
 };
 
-enum { PLAN_MAX_BYTES = 32 << 20, PLAN_VERSION = 5 };
+enum { PLAN_MAX_BYTES = 32 << 20, PLAN_VERSION = 6, SYSCALLS_MAX = 513 };
 
 struct step {
 	enum plan_op op;

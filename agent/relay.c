@@ -912,7 +912,7 @@ static void serve_client(struct supervisor *s, struct client *client, short even
 static void react(struct supervisor *s, const struct pollfd *at)
 {
 	if (at[AT_SYSCALL].revents & POLLIN) {
-		sandbox_refuse_syscall(s->sandbox, s->journal);
+		sandbox_answer_syscall(s->sandbox, s->journal);
 	} else if (at[AT_SYSCALL].revents) {	/* nobody is left under the filter */
 		close(s->sandbox->notify_fd);
 		s->sandbox->notify_fd = -1;

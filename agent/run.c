@@ -286,7 +286,7 @@ int supervise_command(const struct plan *plan, struct sandbox *sandbox, struct j
 		if (at[1].revents)
 			read_reports(&c);
 		if (at[4].revents & POLLIN) {
-			sandbox_refuse_syscall(sandbox, journal);
+			sandbox_answer_syscall(sandbox, journal);
 		} else if (at[4].revents) {
 			close(sandbox->notify_fd);
 			sandbox->notify_fd = -1;

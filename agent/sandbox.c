@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "sandbox.h"
 #include "policy.h"
+#include "calls.h"
 #include "steps.h"
 
 #include <errno.h>
@@ -92,6 +93,16 @@ static int connect_output(const struct build *build, const int out[2], const int
 	return null < 0 || dup2(null, 0) < 0 || dup2(out[1], 1) < 0 || dup2(err[1], 2) < 0;
 }
 
+/* Who narrows the program's system calls has to know when it is the program that makes them. */
+static int announce(const struct build *build)
+{
+	int ends[2];
+
+	if (build->filter != &build->narrow)
+		return 0;
+	return pipe2(ends, O_CLOEXEC) || send_text(build->channel, "B", ends[0], 0) || close(ends[0]);
+}
+
 static _Noreturn void exec_program(const struct build *build, const struct step *step, char **environment,
 				   const int out[2], const int err[2])
 {
@@ -100,7 +111,7 @@ static _Noreturn void exec_program(const struct build *build, const struct step 
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);	/* which systemd has ignored */
-	if (connect_output(build, out, err))
+	if (announce(build) || connect_output(build, out, err))
 		refuse(build, step, "");
 	/* whatever else is open ends here: the program gets 0, 1 and 2 */
 	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
@@ -179,7 +190,7 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		int result = 0;
 
 		switch (step->op) {
-		case OP_LABEL: case OP_LIMIT: case OP_USER: break;
+		case OP_LABEL: case OP_LIMIT: case OP_USER: case OP_TRACE: break;
 		case OP_NETWORK: result = enter_network(argv[0], netns); break;
 		case OP_ROOT: result = step_root(strtoull(argv[0], NULL, 10)); break;
 		case OP_MKDIR: result = step_mkdir(argv[0], argv[1]); break;
@@ -292,8 +303,35 @@ static int detach_trees(struct build *build, const struct plan *plan, const stru
 	return 0;
 }
 
+static int prepare_filter(struct build *build, struct sandbox *sandbox, const struct plan *plan,
+			  const struct step *step, char *error, size_t error_size)
+{
+	const struct step *trace = plan_find(plan, OP_TRACE);
+	int names = step->argc - 1;
+
+	build->filter = &sandbox->filter;
+	if (filter_read(&sandbox->filter, step->argv[0])) {
+		snprintf(error, error_size, "cannot read seccomp filter %s: %s", step->argv[0], strerror(errno));
+		return -1;
+	}
+	if (trace && !(sandbox->traced = trace_open(trace->argv[0])) && errno != ENOENT) {	/* else it is over already */
+		snprintf(error, error_size, "cannot note system calls in %s: %s", trace->argv[0], strerror(errno));
+		return -1;
+	}
+	if (sandbox->traced)
+		names = 0;
+	else if (!names)
+		return 0;
+	build->filter = &build->narrow;
+	if (filter_narrow(&build->narrow, &sandbox->filter, names, step->argv + 1)) {
+		snprintf(error, error_size, "cannot make the seccomp filter narrower: %s", strerror(errno));
+		return -1;
+	}
+	return 0;
+}
+
 /* What needs the host's view of things, before any namespace is entered. */
-static int prepare(struct build *build, const struct plan *plan, const struct handed *handed, int *netns, char *error,
+static int prepare(struct build *build, struct sandbox *sandbox, const struct plan *plan, const struct handed *handed, int *netns, char *error,
 		   size_t error_size)
 {
 	const struct step *filter = plan_find(plan, OP_SECCOMP), *network = plan_find(plan, OP_NETWORK);
@@ -304,10 +342,8 @@ static int prepare(struct build *build, const struct plan *plan, const struct ha
 		snprintf(error, error_size, "the plan has no user, network or seccomp line");
 		return -1;
 	}
-	if (filter_read(&build->filter, filter->argv[0])) {
-		snprintf(error, error_size, "cannot read seccomp filter %s: %s", filter->argv[0], strerror(errno));
+	if (prepare_filter(build, sandbox, plan, filter, error, error_size))
 		return -1;
-	}
 	if (network->argv[0][0] == '/' && (*netns = open(network->argv[0], O_RDONLY | O_CLOEXEC)) < 0) {
 		snprintf(error, error_size, "cannot open network namespace %s: %s", network->argv[0], strerror(errno));
 		return -1;
@@ -337,9 +373,10 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, const struct
 	};
 
 	memset(sandbox, 0, sizeof *sandbox);
-	sandbox->notify_fd = sandbox->terminal_fd = sandbox->status = -1;
+	sandbox->notify_fd = sandbox->terminal_fd = sandbox->begin_fd = sandbox->status = -1;
+	sandbox->reaper = plan_find(plan, OP_REAPER);
 	sandbox->kills_fd = plan_find(plan, OP_POLICY) ? kills_open() : -1;
-	if (prepare(&build, plan, handed, &netns, error, error_size))
+	if (prepare(&build, sandbox, plan, handed, &netns, error, error_size))
 		return -1;
 	if (!strcmp(plan_find(plan, OP_NETWORK)->argv[0], "none"))
 		args.flags |= CLONE_NEWNET;
@@ -372,7 +409,7 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, const struct
 		close(build.tree[i].mount);
 	if (netns >= 0)
 		close(netns);
-	free(build.filter.filter);
+	free(build.narrow.filter);
 	free(build.groups);
 	sandbox->report_fd = channel[0];
 	fcntl(channel[0], F_SETFL, O_NONBLOCK);

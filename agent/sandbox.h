@@ -6,9 +6,10 @@
  * PID 1 itself, or its child if the plan has a reaper.
  *
  * It reports over a SOCK_SEQPACKET channel: "E text" (a step failed), "N" with the seccomp notification descriptor,
- * "T" with the other side of its terminal, and what a reaper knows: "X status" (how the program ended, as wait(2) has
+ * "T" with the other side of its terminal, "B" with a pipe that execve(2) closes, and what a reaper knows: "X status" (how the program ended, as wait(2) has
  * it). When the program is executed without a reaper the channel ends.
  */
+#include <linux/filter.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -31,7 +32,12 @@ struct sandbox {
 	int terminal_fd;	/* our side of its terminal */
 	int status;		/* how the program ended, as wait(2) has it; -1 while it runs */
 	char failure[512];	/* a step of the plan that failed */
+	struct sock_fprog filter;	/* of system calls, the same for all; what is loaded may be narrower */
 	unsigned char refused[SYSCALLS_SEEN];
+	unsigned char *traced;	/* which calls were made, or NULL: that is not wanted */
+	bool reaper;		/* PID 1 is ours */
+	int begin_fd;		/* whose other end is closed when the program has been executed */
+	bool begun;
 };
 
 /* Directories that were handed over as descriptors, by name. */
@@ -48,8 +54,8 @@ int sandbox_start(struct sandbox *sandbox, const struct plan *plan, const struct
 		  size_t error_size);
 /* Take one report; false when there is nothing (more) to take. */
 bool sandbox_hear(struct sandbox *sandbox);
-/* Answer a system call that the filter does not allow. */
-void sandbox_refuse_syscall(struct sandbox *sandbox, struct journal *journal);
+/* Answer a system call that the filter does not allow, or that is to be noted. */
+void sandbox_answer_syscall(struct sandbox *sandbox, struct journal *journal);
 void sandbox_kill(const struct sandbox *sandbox);
 /* TEXT as a packet, with FD if that is one; FLAGS as send(2) has them. 0 or -1. */
 int send_text(int socket, const char *text, int fd, int flags);

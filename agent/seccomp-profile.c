@@ -5,6 +5,7 @@
  *
  *   seccomp-profile filter > function.bpf
  *   seccomp-profile names > syscall_names.h
+ *   seccomp-profile allowed > system-calls	(a name and its number a line: what a function may be narrowed to)
  *
  * The policy: what an ordinary program needs is allowed; the rest goes to the supervisor, which refuses it with
  * EPERM and writes its name to the journal. Not allowed are: new namespaces and mounts, other processes' memory,
@@ -119,12 +120,32 @@ static int write_names(void)
 	return 0;
 }
 
+static void tell(const char *name)
+{
+	int number = seccomp_syscall_resolve_name(name);
+
+	if (number >= 0)
+		printf("%s %d\n", name, number);
+}
+
+static int write_allowed(void)
+{
+	for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
+		tell(allowed[i]);
+	tell("socket");
+	tell("clone");
+	tell("clone3");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "filter"))
 		return write_filter();
 	if (argc == 2 && !strcmp(argv[1], "names"))
 		return write_names();
-	fprintf(stderr, "usage: seccomp-profile filter|names\n");
+	if (argc == 2 && !strcmp(argv[1], "allowed"))
+		return write_allowed();
+	fprintf(stderr, "usage: seccomp-profile filter|names|allowed\n");
 	return 2;
 }

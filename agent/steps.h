@@ -13,7 +13,8 @@
 
 struct build {
 	int listener_mount;	/* detached tmpfs for the FDK's socket */
-	struct sock_fprog filter;	/* read before the pivot */
+	const struct sock_fprog *filter;	/* of the two: the sandbox's, or NARROW */
+	struct sock_fprog narrow;
 	uid_t uid;
 	gid_t gid;
 	int group_count;	/* supplementary ones */
@@ -66,7 +67,6 @@ int step_landlock(struct build *build, const char *mode, const struct step *port
 int step_allow(struct build *build, const char *rights, const char *path);
 int step_ports(struct build *build, int argc, char **argv);
 int step_restrict(struct build *build);
-int filter_read(struct sock_fprog *filter, const char *path);
 /* Make a terminal: our side of it, or -1 */
 int step_terminal(struct build *build);
 /* Load the filter; the notification descriptor, or -1. */

@@ -58,6 +58,7 @@ class Functions(Slots):
         self.asked = asyncio.Lock()  # long questions, one at a time
         self._healing: set[str] = set()
         self._broken: dict[str, str] = {}  # by id, why there is no plan
+        self.traced: set[str] = set()  # whose system calls are noted
         self._unjudged: set[str] = set()  # ids of those whose plan was without BoesFS until now
         self.configure(config)
 
@@ -271,6 +272,7 @@ class Functions(Slots):
         return self.policies.check(wanted) if wanted else None
 
     def _check_host(self, settings: Settings) -> None:
+        host.check_system_calls(settings.system_calls)
         cpus = parse_cpuset(settings.cpuset)
         if cpus and not cpus & os.sched_getaffinity(0):
             raise BoesError("InvalidArgs", f"cpuset: {settings.cpuset}: this host has none of these CPUs")
@@ -345,7 +347,8 @@ class Functions(Slots):
         self.policies.enforce(function, wanted)
         if self._config.enforcement == "boesfs" and not plan.governs(plan.path(function.id)):
             self._unjudged.add(function.id)
-        host.write(plan.path(function.id), plan.render(function, runtime, made, self.host))
+        traced = function.id in self.traced
+        host.write(plan.path(function.id), plan.render(function, runtime, made, self.host, traced=traced))
         directory = units.BY_NAME / function.app.name
         directory.mkdir(parents=True, exist_ok=True)
         link = directory / function.name

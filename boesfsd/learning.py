@@ -14,6 +14,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from boesfsd import host, plan
 from boesfsd.audit import Audit
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
@@ -32,7 +33,10 @@ log = logging.getLogger(__name__)
 MOST_PATHS, MOST_BYTES, DEEPEST = 200_000, 64 << 20, 200
 KEPT = 600  # seconds for which what was noted can be asked for, after the time is over
 NOTHING = PolicyBlock("what is learned", "default: deny\n")
+START_OPTIONS = {"system-calls": bool}
 OPTIONS = {"exact": bool, "discard": bool}
+SYSTEM_CALLS = 512
+"""Bytes of what the agent notes them in."""
 DENIED_BY_APP = "the app's policy denies it"
 OVER, REPLACED, RELOADED = (
     "over",
@@ -56,6 +60,8 @@ class _Session:
     size: int = 0
     before: dict[int, int] = field(default_factory=dict)
     missed: int = 0
+    traced: bool = False
+    calls: list[str] = field(default_factory=list)
     ended: str = ""
     timer: asyncio.TimerHandle | None = None
 
@@ -69,9 +75,10 @@ class Learning:
         self._sessions: dict[int, _Session] = {}
         self._closed = False
 
-    async def start(self, function_id: str, seconds: int) -> int:
+    async def start(self, function_id: str, seconds: int, given: Json) -> int:
         """For at most so many seconds; a number, for stop. Calls that run end as they began; the next one meets a new
-        instance."""
+        instance. Option: system-calls, it is noted which are made, too; they are slower then."""
+        check_options(given, START_OPTIONS)
         if not 0 < seconds <= LONGEST_LEARNING:
             problem = f"A function learns for 1 to {LONGEST_LEARNING} seconds, not for {seconds}"
             raise BoesError("InvalidArgs", problem, hint="learn again; what is learned can be put together")
@@ -89,8 +96,16 @@ class Learning:
                 hint = "learning needs enforcement = boesfs in boesfsd.conf, and no program instead of rules"
                 raise BoesError("Unsupported", problem, hint=hint)
             wanted = dataclasses.replace(wanted, function=NOTHING)
-            table = await asyncio.to_thread(policies.learn, function, wanted, seconds)
-            session = _Session(secrets.randbits(32), function_id, function.uid, table, wanted)
+            traced = given.get("system-calls", False)
+            if traced:
+                await self._trace(function)
+            try:
+                table = await asyncio.to_thread(policies.learn, function, wanted, seconds)
+            except BaseException:
+                if traced:
+                    await self._trace_no_more(function_id)
+                raise
+            session = _Session(secrets.randbits(32), function_id, function.uid, table, wanted, traced=traced)
             self._sessions[session.number] = session
             self._audit.learners[function.uid, table] = lambda record: self._note(session, record)
             session.timer = asyncio.get_running_loop().call_later(seconds, self._expire, session)
@@ -126,7 +141,10 @@ class Learning:
             exact = given.get("exact", False)
             told, denied = await asyncio.to_thread(self._proposal, function, session, exact=exact)
         self._sessions.pop(number, None)
-        return told, {"paths": len(session.seen), "untold": session.missed, "denied": denied, "early": int(early)}
+        numbers: Json = {"paths": len(session.seen), "untold": session.missed, "denied": denied, "early": int(early)}
+        if session.traced:
+            numbers["system-calls"] = session.calls
+        return told, numbers
 
     async def end_all(self, why: str = RELOADED) -> None:
         """Before other settings are taken."""
@@ -181,8 +199,11 @@ class Learning:
         if session.timer:
             session.timer.cancel()
         try:
+            self._functions.traced.discard(session.function_id)
             if judges and route:
                 await asyncio.to_thread(self._functions.render, route.function)
+            if session.traced:
+                session.calls = await self._trace_no_more(session.function_id, rendered=bool(judges and route))
         finally:
             policies.unlearn(session.uid, session.table)
             self._audit.read(all_there_is=True)
@@ -192,6 +213,31 @@ class Learning:
             log.info("The function of uid %d learns no longer (%s)", session.uid, session.ended)
         if judges and route:
             await self._functions.renew(route)
+
+    # --- which system calls
+
+    async def _trace(self, function: Function) -> None:
+        """From its next instance on."""
+        file = plan.trace(function.id)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.write_bytes(bytes(SYSTEM_CALLS))
+        self._functions.traced.add(function.id)
+        await asyncio.to_thread(self._functions.render, function)
+
+    async def _trace_no_more(self, function_id: str, *, rendered: bool = False) -> list[str]:
+        """Those that were made; an instance that begins later notes nothing."""
+        self._functions.traced.discard(function_id)
+        route = self._functions.router.routes.get(function_id)
+        if route and not rendered:
+            await asyncio.to_thread(self._functions.render, route.function)
+        file = plan.trace(function_id)
+        try:
+            seen = file.read_bytes()
+        except FileNotFoundError:
+            return []
+        file.unlink()
+        return sorted(name for name, number in host.system_calls().items() if seen[number : number + 1] == b"\1")
 
     # --- what comes of it
 

@@ -187,7 +187,9 @@ def settings(manifest: Manifest, given: Json) -> Settings:
         if merged.get(key) == 0:
             del merged[key]
     ports = merged.pop("ports", {})
-    result = Settings(**merged, ports=Ports(**{side: tuple(sorted(set(numbers))) for side, numbers in ports.items()}))
+    calls = tuple(sorted(set(merged.pop("system_calls", ()))))
+    sides = {side: tuple(sorted(set(numbers))) for side, numbers in ports.items()}
+    result = Settings(**merged, ports=Ports(**sides), system_calls=calls)
     if result.network == "none" and result.ports != Ports():
         raise BoesError("InvalidArgs", "ports: there are none to reach with network = none")
     _check_values(result)
@@ -223,7 +225,8 @@ def from_json(data: Json) -> Settings:
     known = {item.name for item in dataclasses.fields(Settings)}
     values = {key: value for key, value in data.items() if key in known}
     ports = {side: None if value is None else tuple(value) for side, value in values.pop("ports", {}).items()}
-    return Settings(**values, ports=Ports(**ports))
+    calls = tuple(values.pop("system_calls", ()))
+    return Settings(**values, ports=Ports(**ports), system_calls=calls)
 
 
 def _validate(schema: Schema, data: Json, code: str, prefix: str) -> None:

@@ -74,6 +74,7 @@ class Settings:
     concurrency: int = 4
     network: str = "none"
     ports: Ports = field(default_factory=Ports)
+    system_calls: tuple[str, ...] = ()
     config: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 

@@ -94,6 +94,14 @@ TABLE = {
             "the only ports that may be connected to or bound",
         ),
         Option(
+            "system_calls",
+            {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 512},
+            "all that any may",
+            "names",
+            "agent",
+            "the only system calls it may make; see boesfsctl learn",
+        ),
+        Option(
             "runtime",
             {"type": "string", "pattern": RUNTIME},
             "func.yaml's",

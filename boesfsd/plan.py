@@ -50,8 +50,13 @@ def netns(function_id: str) -> Path:
     return NETNS / f"boesfs-{function_id}"
 
 
-def render(function: Function, runtime: Runtime, layout: Layout, host: Host) -> str:
-    """The plan's text."""
+def trace(function_id: str) -> Path:
+    """Where the agent notes which system calls a function makes: a byte for each."""
+    return RUN / "trace" / function_id
+
+
+def render(function: Function, runtime: Runtime, layout: Layout, host: Host, *, traced: bool = False) -> str:
+    """The plan's text; TRACED: with what it takes to note system calls."""
     return _text(
         [
             *_identity(function),
@@ -60,6 +65,7 @@ def render(function: Function, runtime: Runtime, layout: Layout, host: Host) -> 
             ("limit", "init-timeout", str(host.init_timeout * 1000)),
             ("user", str(function.uid)),
             *_pieces(function, layout, host),
+            *([("trace", str(trace(function.id)))] if traced else []),
             *_confinement(function, layout, host),
             *_program(function, runtime),
         ]
@@ -86,7 +92,7 @@ def of_command(command: Command, layout: Layout, host: Host) -> str:
 
 
 def _text(steps: list[Step]) -> str:
-    return "boesfs-plan\t5\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
+    return "boesfs-plan\t6\n" + "".join("\t".join(map(_escape, step)) + "\n" for step in steps)
 
 
 def _escape(field: str) -> str:
@@ -206,7 +212,7 @@ def _confinement(function: Function, layout: Layout, host: Host) -> list[Step]:
         ("allow", READ + WRITE, PROC),
         *([] if layout.terminals else [("allow", READ + WRITE, LISTENER)]),
         ("restrict",),
-        ("seccomp", FILTER),
+        ("seccomp", FILTER, *settings.system_calls),
     ]
 
 

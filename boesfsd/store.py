@@ -15,7 +15,7 @@ from boesfsd.errors import BoesError
 from boesfsd.model import App, Function, PolicyBlock, PolicyFiles, PolicyProgram, PolicySource, new_id
 
 FILE = "boesfsd.db"
-VERSION = 3
+VERSION = 4
 SCHEMA = """
 CREATE TABLE app (
     id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, config TEXT NOT NULL,
@@ -28,6 +28,7 @@ CREATE TABLE function (
 UPGRADES = {
     1: "ALTER TABLE app ADD COLUMN policy TEXT; ALTER TABLE function ADD COLUMN policy TEXT;",
     2: "",  # a policy may be a program, which those before do not know
+    3: "",  # system_calls may be set, which those before do not keep
 }
 """From the layout of this number to the next."""
 FUNCTIONS = """

@@ -198,12 +198,13 @@ class FunctionObject:
     async def get_policy_table(self) -> list[list[Any]]:
         return await self._live.table(self._route.function)
 
-    async def start_learning(self, seconds: int) -> int:
-        return await self._learning.start(self._route.function.id, seconds)
+    async def start_learning(self, seconds: int, given: Json) -> int:
+        return await self._learning.start(self._route.function.id, seconds, given)
 
     async def stop_learning(self, session: int, given: Json) -> tuple[str, dict[str, Variant]]:
         policy, numbers = await self._learning.stop(self._route.function.id, session, given)
-        return policy, {name: Variant("t", value) for name, value in numbers.items()}
+        told = {name: Variant("as" if isinstance(value, list) else "t", value) for name, value in numbers.items()}
+        return policy, told
 
     async def check_access(self, operation: str, path: str, arguments: list[str], given: Json) -> dict[str, Variant]:
         told = questions.told(await self._live.decide(self._route.function, operation, path, arguments, given))
@@ -223,6 +224,8 @@ def limits(function: Function) -> dict[str, Variant]:
             found[key] = Variant("d", value)
         elif isinstance(value, str):
             found[key] = Variant("s", value)
+        elif isinstance(value, tuple):
+            found[key] = Variant("as", list(value))
         elif isinstance(value, Ports):
             sides = dataclasses.asdict(value)
             found[key] = Variant(

@@ -8,6 +8,7 @@ import http.client
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from boesfsd.errors import BoesError
 from boesfsd.model import LONGEST_LEARNING, Json
 
 PATIENCE = 600  # seconds, for an answer
+WIDTH = 100
 
 
 def add(verbs: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
@@ -38,6 +40,9 @@ def add(verbs: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
         default=60,
         metavar="N",
         help=f"at most so long, up to {LONGEST_LEARNING} (default: 60)",
+    )
+    learn.add_argument(
+        "--system-calls", action="store_true", help="propose func.yaml's system_calls too; calls are slower meanwhile"
     )
     learn.add_argument("--exact", action="store_true", help="propose what was seen and nothing more general")
     learn.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the proposal there too")
@@ -63,7 +68,7 @@ def _serve(given: argparse.Namespace) -> int:
     with contextlib.closing(Daemon(given.whose)) as daemon, _opened(given.output) as output:
         daemon.must_be_function()
         before, where = daemon.ask("GetPolicy")[0], _address(daemon) if given.call else ("", 0)
-        session = daemon.ask("StartLearning", given.seconds)
+        session = daemon.ask("StartLearning", given.seconds, {"system-calls": True} if given.system_calls else {})
         try:
             _exercise(daemon, where, command, given)
         except BaseException:
@@ -72,10 +77,18 @@ def _serve(given: argparse.Namespace) -> int:
             raise
         proposed, numbers = daemon.ask("StopLearning", session, {"exact": True} if given.exact else {})
         sys.stdout.writelines(_difference(before, proposed, given.whose))
+        if given.system_calls:
+            print(_system_calls(numbers["system-calls"]))
         if output:
             output.write(proposed)
     _tell(numbers)
     return 0
+
+
+def _system_calls(names: list[str]) -> str:
+    """A key of func.yaml."""
+    lines = textwrap.wrap(", ".join(names), WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(["# for func.yaml: what was made while it learned", "system_calls: [", *lines, "]"])
 
 
 def _end(number: int, _frame: object) -> None:

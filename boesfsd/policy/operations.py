@@ -127,8 +127,8 @@ GROUPS = {
 }
 
 
-def like(name: str, known: Iterable[str]) -> str:
+def like(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """A hint for a name that is none of KNOWN."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return f"did you mean {close[0]}?" if close else otherwise or f"known are {', '.join(known)}"

@@ -511,8 +511,8 @@ def _busctl_value(value: Any) -> list[str]:
         return ["i", str(value)]
     if isinstance(value, float):
         return ["d", str(value)]
-    if isinstance(value, str):
-        return ["s", value]
+    if isinstance(value, str | list):
+        return ["s", value] if isinstance(value, str) else ["as", str(len(value)), *value]
     assert isinstance(value, dict)
     if all(isinstance(item, str) for item in value.values()):
         return ["a{ss}", str(len(value)), *(word for pair in value.items() for word in pair)]

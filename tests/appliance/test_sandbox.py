@@ -172,6 +172,48 @@ def test_a_refused_system_call_is_reported_once_for_each_instance_with_its_call(
     assert [entry["BOESFS_CALL_ID"] for entry in lines] == [answer.headers["fn-call-id"]]
 
 
+def all_system_calls_but(lab: Lab, *names: str) -> list[str]:
+    """Of those that functions may make."""
+    known = [line.split()[0] for line in lab.machine.shell("cat /usr/lib/boesfs/system-calls").splitlines()]
+    assert set(names) < set(known)
+    return [name for name in known if name not in names]
+
+
+def test_of_system_calls_only_those_that_are_listed_can_be_made(lab: Lab, deploy: Deploy) -> None:
+    early = f"import os\n{TRY}os.environ['EARLY'] = attempt(lambda: os.mkdir('/tmp/early'))\n"
+    function = deploy(early + PROBE, system_calls=all_system_calls_but(lab, "mkdir", "mkdirat", "execve"))
+    assert function.probe("import os; result = os.environ['EARLY']") == "EPERM"  # before it served, too
+    code = (
+        "import os, subprocess; result = [attempt(lambda: os.mkdir('/tmp/d')), attempt(lambda: os.rmdir('/tmp/d'))]\n"
+    )
+    code += "result.append(attempt(lambda: subprocess.run(['/bin/true'])))"
+    assert function.probe(TRY + code) == ["EPERM", "ENOENT", "EPERM"]
+    for name in ("mkdir", "execve"):
+        assert function.await_line(f"System call {name} ")["_SYSTEMD_UNIT"] == function.unit()
+    # what no function may do is refused as ever
+    assert function.probe(ERRNO + "result = errno.errorcode[syscall(101, 16, 1, 0, 0)]") == "EPERM"
+    assert function.probe(ERRNO + "result = errno.errorcode[syscall(435, None, 0)]") == "ENOSYS"
+    assert function.probe(ERRNO + "result = errno.errorcode[syscall(56, 0x10000000 | 17, 0, 0, 0, 0)]") == "EPERM"
+    code = "import threading; t = threading.Thread(target=lambda: None); t.start(); t.join(); result = 'ran'"
+    assert function.probe(code) == "ran"
+
+
+def test_a_function_that_may_not_make_what_it_takes_to_start_says_so(lab: Lab, deploy: Deploy) -> None:
+    function = deploy(HELLO, system_calls=["read", "write"])
+    answer = function.call()
+    assert answer.status in (502, 504)
+    assert any(
+        "System call mmap" in entry["MESSAGE"] or "System call brk" in entry["MESSAGE"] for entry in function.journal()
+    )
+
+
+def test_system_calls_that_are_none_are_refused(deploy: Deploy) -> None:
+    for name, hint in (("opneat", "did you mean openat?"), ("mount", "/usr/lib/boesfs/system-calls")):
+        with pytest.raises(AssertionError, match=re.escape(f"system_calls: {name} is no system call")) as caught:
+            deploy(HELLO, system_calls=["read", name])
+        assert hint in str(caught.value)
+
+
 def test_clone_with_new_namespaces_is_refused_and_clone3_is_as_if_not_there(probe: Deployed) -> None:
     assert probe.probe(ERRNO + "result = errno.errorcode[syscall(56, 0x10000000 | 17, 0, 0, 0, 0)]") == "EPERM"
     assert probe.probe(ERRNO + "result = errno.errorcode[syscall(435, None, 0)]") == "ENOSYS"

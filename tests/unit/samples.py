@@ -55,6 +55,7 @@ def full_function() -> Function:
         concurrency=2,
         network="private",
         ports=Ports(connect=(80, 443), bind=()),
+        system_calls=("openat", "read"),
         config={"LEVEL": "function", "TEXT": "two\nlines\\"},
         environment={"LEVEL": "bundle", "ONLY": "bundle"},
     )

@@ -285,18 +285,18 @@ def ask_plan(driver: Path, tmp_path: Path, text: str) -> str:
         ("", "FILE, line 1: not a plan of this version"),
         ("boesfs-plan\t9\nexec\tx\n", "FILE, line 1: not a plan of this version"),
         ("boesfs-plan 2\nexec\tx\n", "FILE, line 1: not a plan of this version"),
-        ("boesfs-plan\t5\n", "FILE, line 2: a plan must end with exec"),
-        ("boesfs-plan\t5\nexec\tx\npivot\n", "FILE, line 4: a plan must end with exec"),
-        ("boesfs-plan\t5\npivot\nbanana\nexec\tx\n", "FILE, line 3: unknown operation or wrong fields"),
-        ("boesfs-plan\t5\npivot\t\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\nuser\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\nreaper\t1\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\nexec\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\n\tpivot\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\nenv\tA=\\x\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\nenv\tA=\\\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\ntree\tx\t/x\nexec\tx\n", "FILE, line 2: unknown"),
-        ("boesfs-plan\t5\nexec" + "\tx" * ((1 << 21) + 1) + "\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\n", "FILE, line 2: a plan must end with exec"),
+        ("boesfs-plan\t6\nexec\tx\npivot\n", "FILE, line 4: a plan must end with exec"),
+        ("boesfs-plan\t6\npivot\nbanana\nexec\tx\n", "FILE, line 3: unknown operation or wrong fields"),
+        ("boesfs-plan\t6\npivot\t\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\nuser\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\nreaper\t1\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\nexec\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\n\tpivot\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\nenv\tA=\\x\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\nenv\tA=\\\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\ntree\tx\t/x\nexec\tx\n", "FILE, line 2: unknown"),
+        ("boesfs-plan\t6\nexec" + "\tx" * ((1 << 21) + 1) + "\n", "FILE, line 2: unknown"),
     ],
     ids=range(15),
 )
@@ -305,18 +305,18 @@ def test_a_plan_that_is_wrong_is_refused_with_its_line(driver: Path, tmp_path: P
 
 
 def test_a_plan_without_a_last_newline_is_a_plan(driver: Path, tmp_path: Path) -> None:
-    assert read_plan(driver, tmp_path, "boesfs-plan\t5\nexec\tx") == "1\nexec|x\0"
+    assert read_plan(driver, tmp_path, "boesfs-plan\t6\nexec\tx") == "1\nexec|x\0"
 
 
 def test_a_plan_that_is_missing_or_too_large_is_refused(driver: Path, tmp_path: Path) -> None:
     assert ask(driver, "plan", tmp_path / "nowhere").startswith("-1 cannot read plan")
-    assert read_plan(driver, tmp_path, "boesfs-plan\t5\n" + "#" * (32 << 20)).startswith(
+    assert read_plan(driver, tmp_path, "boesfs-plan\t6\n" + "#" * (32 << 20)).startswith(
         "-1 cannot read plan FILE: File too large"
     )
 
 
 def test_empty_fields_are_fields(driver: Path, tmp_path: Path) -> None:
-    assert read_plan(driver, tmp_path, "boesfs-plan\t5\nexec\t\t\n") == "1\nexec||\0"
+    assert read_plan(driver, tmp_path, "boesfs-plan\t6\nexec\t\t\n") == "1\nexec||\0"
 
 
 # --- anything at all

@@ -48,7 +48,7 @@ MODES = ("landlock", "boesfs")
 def steps(deployed: Function, **host: object) -> list[tuple[str, ...]]:
     """As the agent reads them."""
     text = rendered(deployed, bare_host(**host))
-    assert text.startswith("boesfs-plan\t5\n")
+    assert text.startswith("boesfs-plan\t6\n")
     assert text.endswith("\n")
     return [tuple(map(unescape, line.split("\t"))) for line in text.splitlines()[1:]]
 

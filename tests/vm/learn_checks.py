@@ -99,7 +99,7 @@ def learning_ends_by_itself_and_with_boesfsd_and_with_another_policy(bench: Benc
     sessions = [0]
 
     def start(seconds: int) -> None:
-        sessions[:] = [bus.call(function.path, FUNCTION, "StartLearning", "u", seconds)[0]]
+        sessions[:] = [bus.call(function.path, FUNCTION, "StartLearning", "ua{sv}", seconds, {})[0]]
 
     def stop() -> Any:
         return bus.call(function.path, FUNCTION, "StopLearning", "ua{sv}", sessions[0], {})
