@@ -7,9 +7,10 @@ from typing import Any
 
 from bench import PATIENCE, Bench, ask, check
 from lab import FUNCTION, Deployed, wait_for
-from policy_checks import DENIED, POLICY, TRY, boesfsctl, deploy, inside, refused, told
+from policy_checks import ALL, DENIED, POLICY, TRY, boesfsctl, deploy, inside, refused, told
 
 LEARNED = Path("/srv/learned.yaml")
+MOST_CALLS = 80
 WORK = """
 import fractions, tempfile
 tempfile.tempdir = "/tmp"
@@ -73,6 +74,29 @@ def what_a_function_does_is_learned_and_the_policy_allows_that_and_no_more(bench
     assert len(told(bench, function)) == begun
     planted = "[read('/usr/share/common-licenses/GPL-3'), attempt(lambda: os.mkdir('/tmp/other')), read('/etc/group')]"
     assert inside(function, planted) == [DENIED] * 3, policy
+    function.remove()
+
+
+@check
+def the_system_calls_it_makes_are_learned_and_no_other_can_be_made_then(bench: Bench) -> None:
+    function = deploy(bench, ALL, name="narrow")
+    whose, call = f"{function.app}/{function.name}", f"{TRY}\nos.mkdir('/tmp/d')\nresult = os.rmdir('/tmp/d')"
+    lines = learn(bench, "--system-calls", "--call", call, whose)
+    assert "Call 1: 200 OK" in lines, lines
+    begin = lines.index("system_calls: [")
+    names = [name for line in lines[begin + 1 : lines.index("]")] for name in line.replace(",", " ").split()]
+    assert names == sorted(set(names)), names
+    assert {"mkdir", "rmdir", "openat", "mmap"} < set(names), names
+    assert len(names) < MOST_CALLS, names
+    assert not {"getpriority", "ptrace", "execve", "wait4"} & set(names), names  # not made; by nobody; by us; always
+    assert not bench.lab.machine.run("ls", "/run/boesfs/trace").stdout
+    function.replace(policy=ALL, concurrency=1, timeout=120, system_calls=names)
+    other = "[attempt(lambda: os.getpriority(os.PRIO_PROCESS, 0)), os.mkdir('/tmp/e')]"
+    for _ in range(2):
+        anew(bench, function)
+        assert ask(function, call).status == 200
+        assert inside(function, other) == [DENIED, None]
+    assert function.await_line("System call getpriority ")["_SYSTEMD_UNIT"] == function.unit()
     function.remove()
 
 
