@@ -167,6 +167,7 @@ def test_a_refused_system_call_is_reported_once_for_each_instance_with_its_call(
     function = deploy(PROBE, concurrency=1)
     answer = function.call(ERRNO + "result = [syscall(101, 16, 1, 0, 0) for _ in range(100)]")
     assert answer.json == [1] * 100
+    function.await_line("System call ptrace")
     function.call("result = 1")
     lines = [entry for entry in function.journal() if "System call ptrace" in entry["MESSAGE"]]
     assert [entry["BOESFS_CALL_ID"] for entry in lines] == [answer.headers["fn-call-id"]]
@@ -181,7 +182,7 @@ def all_system_calls_but(lab: Lab, *names: str) -> list[str]:
 
 def test_of_system_calls_only_those_that_are_listed_can_be_made(lab: Lab, deploy: Deploy) -> None:
     early = f"import os\n{TRY}os.environ['EARLY'] = attempt(lambda: os.mkdir('/tmp/early'))\n"
-    function = deploy(early + PROBE, system_calls=all_system_calls_but(lab, "mkdir", "mkdirat", "execve"))
+    function = deploy(early + PROBE, system_calls=all_system_calls_but(lab, "mkdir", "mkdirat", "execve", "clone3"))
     assert function.probe("import os; result = os.environ['EARLY']") == "EPERM"  # before it served, too
     code = (
         "import os, subprocess; result = [attempt(lambda: os.mkdir('/tmp/d')), attempt(lambda: os.rmdir('/tmp/d'))]\n"
@@ -196,6 +197,13 @@ def test_of_system_calls_only_those_that_are_listed_can_be_made(lab: Lab, deploy
     assert function.probe(ERRNO + "result = errno.errorcode[syscall(56, 0x10000000 | 17, 0, 0, 0, 0)]") == "EPERM"
     code = "import threading; t = threading.Thread(target=lambda: None); t.start(); t.join(); result = 'ran'"
     assert function.probe(code) == "ran"
+
+
+def test_what_builds_the_sandbox_needs_no_place_in_the_list(lab: Lab, deploy: Deploy) -> None:
+    ours = ("clone", "clone3", "close_range", "dup2", "execve", "umask")
+    function = deploy(PROBE, system_calls=all_system_calls_but(lab, *ours))
+    assert function.probe(TRY + "import os; result = attempt(os.fork)") == "EPERM"
+    assert not [entry for entry in function.journal() if "System call umask" in entry["MESSAGE"]]
 
 
 def test_a_function_that_may_not_make_what_it_takes_to_start_says_so(lab: Lab, deploy: Deploy) -> None:
