@@ -460,7 +460,7 @@ class Functions(Slots):
         await self._systemd.kill(units.service_unit(function.id, number), signal.SIGKILL, "all")
 
     async def reap(self) -> None:
-        """Close extra slots that are no longer needed, for ever."""
+        """Close extra slots that are no longer needed, and see to what policies need now and then, for ever."""
         while True:
             await asyncio.sleep(REAP_INTERVAL)
             for route, slot in self.router.idle_slots():
@@ -469,6 +469,7 @@ class Functions(Slots):
                 except BoesError as error:
                     log.warning("Cannot close slot %d of %s: %s", slot.number, route.function.label, error)
             await asyncio.to_thread(self.policies.sweep)
+            await asyncio.to_thread(self.policies.follow_programs)
 
     def unit_changed(self, unit: str, active: str) -> None:
         """PID 1 tells of a unit of ours."""

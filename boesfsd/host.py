@@ -94,6 +94,15 @@ def _inside(place: bytes) -> list[bytes] | bytes | int:
     return sorted(os.listdir(place)) if stat.S_ISDIR(found.st_mode) else found.st_nlink
 
 
+def identity(file: Path) -> tuple[int, ...]:
+    """What tells whether it is the same file as before; () if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
 def write(file: Path, text: str) -> bool:
     """Put TEXT into FILE at once or not at all; False when it was there already."""
     try:

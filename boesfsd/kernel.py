@@ -336,8 +336,9 @@ class Policies:
         """From now on the table denies."""
         self._update("tables", table, ffi.new("struct boesfs_table *", {"policy_id": policy}))
 
-    def put_programs(self, table: int, programs: Sequence[Executable | None]) -> None:
-        """The files behind the programs that a table's rules name, in the order of its slots; None: there is none."""
+    def put_programs(self, table: int, programs: Sequence[Executable | None], *, keep: bool = False) -> None:
+        """The files behind the programs that a table's rules name, in the order of its slots; None: there is none. KEEP
+        those from before, too: who runs is one of them."""
         slots: dict[Executable, int] = {}
         for slot, program in enumerate(programs):
             if program:
@@ -350,7 +351,11 @@ class Policies:
             self._programs[table].append(key)
             _checked("programs cannot be written", lib.bpf_map_update_elem(self._fds["programs"], key, value, 0))
         for key in before:
-            if (key.id.ino, key.id.dev, key.id.generation) not in slots:
+            if (key.id.ino, key.id.dev, key.id.generation) in slots:
+                continue
+            if keep:
+                self._programs[table].append(key)
+            else:
                 lib.bpf_map_delete_elem(self._fds["programs"], key)
 
     def tables(self) -> list[Loaded]:

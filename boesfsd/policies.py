@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from boesfsd import host
 from boesfsd.config import CONF
 from boesfsd.errors import BoesError
 from boesfsd.layout import ORIGIN, VARIABLES, Layout, confined, distinct, tree, tree_at
-from boesfsd.model import Function, Learn, PolicyBlock, PolicyProgram, PolicySource
+from boesfsd.model import Function, Learn, PolicyBlock, PolicyFiles, PolicyProgram, PolicySource
 from boesfsd.policy import findings, landlock, sources
 from boesfsd.policy.image import Image, pack
 from boesfsd.policy.judge import Judge
@@ -64,7 +64,11 @@ class Wanted:
     @property
     def names_programs(self) -> bool:
         """Whether a rule may go by the program."""
-        return any(source and "program" in repr(source) for source in (self.app, self.function))
+        return any(
+            "sub" in source.model if isinstance(source, PolicyFiles) else "program" in repr(source)
+            for source in (self.app, self.function)
+            if source
+        )
 
     def compile(self) -> Compiled:
         """InvalidPolicy."""
@@ -96,6 +100,19 @@ class InForce:
     slots: tuple[str, ...]
 
 
+class _Named(NamedTuple):
+    """Programs that the rules of a table name: their files, and which they were."""
+
+    table: int
+    files: list[Path]
+    were: list[tuple[int, ...]]
+
+    @classmethod
+    def of(cls, table: int, files: list[Path]) -> "_Named":
+        """As they are now; asked before they are put into the kernel, so that what changes meanwhile is seen later."""
+        return cls(table, files, list(map(host.identity, files)))
+
+
 class Policies:
     """Which table judges which policy. Without BoesFS (enforcement = landlock) there are none."""
 
@@ -109,6 +126,7 @@ class Policies:
         self._lock = threading.RLock()  # deploys, removals and the audit ask in threads of their own
         self._compiled: dict[bytes, Compiled] = {}
         self._in_force: dict[int, InForce] = {}
+        self._named: dict[int, _Named] = {}
         self._leaving: dict[int, float] = {}
         self._learning: set[int] = set()
         self.enforcement, self.stricter = "", False
@@ -124,6 +142,7 @@ class Policies:
         self.close()
         self._tables, self._spare = {}, {}
         self._in_force.clear()
+        self._named.clear()
         self._retired.clear()
         self._leaving.clear()
         self._learning.clear()
@@ -214,8 +233,10 @@ class Policies:
                 remedy = "allow [read, exec] on it, and on what it is linked with"
                 told.append(Finding(ORIGIN, f"{programs[-1]} is not in the sandbox, so no instance will start", remedy))
             return dataclasses.replace(compiled, findings=(*compiled.findings, *told))
+        from boesfsd import kernel  # noqa: PLC0415 (as above)
+
         image = self._pack(compiled)
-        found = zip(image.programs, self._executables(wanted), strict=True) if image.programs else ()
+        found = zip(image.programs, map(kernel.executable, self._files(wanted)), strict=True)
         missing = {path for path, executable in found if executable is None}
         return dataclasses.replace(compiled, findings=(*compiled.findings, *findings.missing(compiled.policy, missing)))
 
@@ -270,8 +291,7 @@ class Policies:
                 if number not in self._tables:
                     self._kernel.replace(number, current.number)
                 if wanted.names_programs:
-                    self._kernel.put_programs(current.number, self._executables(wanted))
-                    self._in_force.pop(number, None)  # it has the files from before
+                    self._put_programs(number, current.number, self._files(wanted))
             self._tables[number] = current
             self._spare.pop(number, None)
             for table in known:
@@ -305,21 +325,42 @@ class Policies:
         """Whether nothing is denied to it now."""
         return self.table_of(function) in self._learning
 
-    def _executables(self, wanted: Wanted) -> list["kernel.Executable | None"]:
+    def _files(self, wanted: Wanted) -> list[Path]:
+        """Those of the programs that its rules name, by their slots."""
+        return _files(self._pack(self.compile(wanted)).programs, wanted.made)
+
+    def _put_programs(self, number: int, table: int, files: list[Path], *, keep: bool = False) -> None:
         from boesfsd import kernel  # noqa: PLC0415 (as above)
 
-        image = self._pack(self.compile(wanted))
-        return [kernel.executable(path) for path in _files(image.programs, wanted.made)]
+        assert self._kernel
+        named = _Named.of(table, files)
+        self._kernel.put_programs(table, list(map(kernel.executable, files)), keep=keep)
+        self._named[number] = named
+        self._in_force.pop(number, None)  # it has the files from before
+
+    def follow_programs(self) -> None:
+        """Programs that rules name and that are other files by now, as after an upgrade, count from now on. Who runs as
+        the one from before goes on."""
+        with self._lock:
+            for number, named in list(self._named.items()):
+                judging = self._tables.get(number)
+                if judging is None or judging.number != named.table:
+                    del self._named[number]
+                elif _Named.of(named.table, named.files) != named:
+                    log.info("A program that rules of policy %d name is another file now", number)
+                    self._put_programs(number, named.table, named.files, keep=True)
 
     def _load(self, function: Function, wanted: Wanted, digest: bytes, learn: Learn | None = None) -> "kernel.Loaded":
         from boesfsd import kernel  # noqa: PLC0415 (as above)
 
         compiled = self.compile(wanted)
-        image, programs = self._pack(compiled), self._executables(wanted)
+        image = self._pack(compiled)
+        files = _files(image.programs, wanted.made)
         if not self._free:
             raise BoesError("NoSpace", f"All {self._numbers['BOESFS_TABLES']} tables of policies are taken")
         assert self._kernel
         table = self._free.popleft()
+        named = _Named.of(table, files)
         try:
             self._kernel.put(
                 table,
@@ -328,12 +369,13 @@ class Policies:
                 kill=compiled.policy.kill,
                 learn=learn,
                 digest=digest,
-                programs=programs,
+                programs=list(map(kernel.executable, files)),
             )
             self._kernel.replace(function.uid, table)
         except BaseException:
             self._release(table)
             raise
+        self._named[function.uid] = named
         return kernel.Loaded(table, function.uid, digest)
 
     def _pack(self, compiled: Compiled) -> Image:
@@ -366,8 +408,8 @@ class Policies:
 
             compiled, programs = self.compile(wanted), dict[kernel.Executable, frozenset[str]]()
             image = self._pack(compiled)
-            for path, program in zip(image.programs, self._executables(wanted), strict=True):
-                if program:
+            for path, file in zip(image.programs, self._files(wanted), strict=True):
+                if program := kernel.executable(file):
                     programs[program] = programs.get(program, frozenset()) | {path}
             found = InForce(table, image.size, wanted, compiled, programs, image.programs)
             self._in_force[function.uid] = found

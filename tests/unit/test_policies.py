@@ -53,8 +53,8 @@ class Kernel:
         assert self.filled[table].policy == policy
         self.learning[table] = None
 
-    def put_programs(self, table: int, programs: list[Any]) -> None:
-        self.programs[table] = programs
+    def put_programs(self, table: int, programs: list[Any], *, keep: bool = False) -> None:
+        self.programs[table] = [*programs, *(self.programs[table] if keep else [])]
 
     def replace(self, policy: int, table: int) -> None:
         self._call("replace")
@@ -285,6 +285,24 @@ def test_programs_are_looked_up_again_when_nothing_else_has_changed(kernel: Kern
     kernel.programs[table] = []
     enforce(mine, under(text))
     assert len(kernel.programs[table]) == 3
+
+
+def test_programs_that_are_other_files_by_now_count_beside_those_from_before(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, deployed = started(kernel), under("rules: [{allow: read, on: /tmp/x, program: [/usr/bin/cat, /nowhere]}]")
+    enforce(mine, deployed)
+    enforce(mine, under(ONE, uid=5))
+    (table,) = (number for number, programs in kernel.programs.items() if programs)
+    for identity, count in ((None, 2), ((1, 2, 3), 4), ((1, 2, 3), 4), ((1, 2, 4), 6)):
+        if identity:
+            monkeypatch.setattr("boesfsd.host.identity", lambda _file, found=identity: found)
+        mine.follow_programs()
+        assert len(kernel.programs[table]) == count
+    mine.forget(deployed.uid)
+    monkeypatch.setattr("boesfsd.host.identity", lambda _file: ())
+    mine.follow_programs()
+    assert len(kernel.programs[table]) == count
 
 
 def test_what_is_in_force_is_known_by_its_table(kernel: Kernel) -> None:

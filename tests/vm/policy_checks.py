@@ -184,6 +184,22 @@ def a_program_may_what_others_may_not(bench: Bench) -> None:
     function.remove()
 
 
+@check
+def a_program_that_is_upgraded_counts_and_who_runs_as_the_one_before_too(bench: Bench) -> None:
+    program, shell = "/usr/bin/upgraded", bench.lab.machine.shell
+    shell(f"cp /usr/bin/cat {program}")
+    function = deploy(bench, f"{POLICY}  - {{allow: read, on: '${{CODE}}/secret', program: {program}}}\n")
+    run = f"subprocess.run(['{program}', '/function/secret'], capture_output=True).stdout.decode()"
+    begin = f"setattr(os, 'kept', subprocess.Popen(['{program}', '-', '/function/secret'], stdin=-1, stdout=-1))"
+    assert inside(function, f"[{run}, {begin}]") == ["s", None]
+    shell(f"cp /usr/bin/cat {program}.new && mv {program}.new {program}")
+    wait_for(lambda: inside(function, run) == "s", PATIENCE)
+    assert inside(function, "os.kept.communicate()[0].decode()") == "s"
+    shell(f"cp /usr/bin/true {program}.new && mv {program}.new {program} && rm {program}")
+    assert inside(function, "read('/function/secret')") == DENIED
+    function.remove()
+
+
 # --- what is refused
 
 
