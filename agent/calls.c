@@ -18,14 +18,16 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <syslog.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { NAMES = sizeof syscall_names / sizeof *syscall_names };
+_Static_assert((int)NAMES < (int)SYSCALLS_SEEN, "the last byte of what is seen is for something else");
 
 /* Allowed whatever a function names: its end, signals, what the vDSO falls back on, and what our PID 1 ends by. */
-static const unsigned always[] = {
-	SYS_exit, SYS_exit_group, SYS_rt_sigreturn, SYS_restart_syscall, SYS_clock_gettime, SYS_gettimeofday, SYS_time,
-	SYS_getcpu, SYS_sendmsg, SYS_rt_sigtimedwait, SYS_wait4, SYS_kill,
+static char *always[] = {
+	"exit", "exit_group", "rt_sigreturn", "restart_syscall", "clock_gettime", "gettimeofday", "time", "getcpu",
+	"sendmsg", "rt_sigtimedwait", "wait4", "kill",
 };
 
 int filter_read(struct sock_fprog *filter, const char *path)
@@ -55,30 +57,40 @@ static int number_of(const char *name)
 	return -1;
 }
 
-int filter_narrow(struct sock_fprog *narrow, const struct sock_fprog *filter, int count, char **names)
+const char *calls_named(bool named[SYSCALLS_SEEN], int count, char **names)
 {
-	const int kept = sizeof always / sizeof *always, before = 2 * (kept + count) + 2;
-	struct sock_filter *at = calloc(before + filter->len, sizeof *at);
+	for (int i = 0; i < count; i++) {
+		int number = number_of(names[i]);
 
-	narrow->filter = at;
+		if (number < 0)
+			return names[i];
+		named[number] = true;
+	}
+	return NULL;
+}
+
+int filter_narrow(struct sock_fprog *narrow, const struct sock_fprog *filter, const bool named[SYSCALLS_SEEN])
+{
+	bool kept[SYSCALLS_SEEN];
+	int before = 2;
+	struct sock_filter *at;
+
+	memcpy(kept, named, sizeof kept);
+	for (unsigned i = 0; i < sizeof always / sizeof *always; i++)
+		calls_named(kept, 1, always + i);	/* not every machine has all */
+	for (int number = 0; number < SYSCALLS_SEEN; number++)
+		before += 2 * kept[number];
 	narrow->len = before + filter->len;
-	if (!at || before + filter->len > BPF_MAXINSNS) {
-		errno = E2BIG;
+	narrow->filter = at = calloc(narrow->len, sizeof *at);
+	if (!at)
 		return -1;
-	}
 	*at++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-	for (int i = 0; i < kept + count; i++) {
-		int number = i < kept ? (int)always[i] : number_of(names[i - kept]);
-
-		if (number < 0) {
-			errno = ENOSYS;
-			return -1;
+	for (int number = 0; number < SYSCALLS_SEEN; number++)
+		if (kept[number]) {	/* what follows jumps farther than the 255 that a condition can */
+			*at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 1);
+			*at = (struct sock_filter)BPF_STMT(BPF_JMP | BPF_JA, narrow->filter + before - at - 1);
+			at++;
 		}
-		/* what follows jumps farther than the 255 that a condition can */
-		*at++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 0, 1);
-		*at = (struct sock_filter)BPF_STMT(BPF_JMP | BPF_JA, narrow->filter + before - at - 1);
-		at++;
-	}
 	*at++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
 	memcpy(at, filter->filter, filter->len * sizeof *at);
 	return 0;
@@ -149,38 +161,56 @@ static bool is_ours(struct sandbox *sandbox, pid_t pid)
 	return !sandbox->begun;
 }
 
-/* EPERM for a call that exists, ENOSYS for one newer than our table: libraries then fall back. */
-static int refuse(struct sandbox *sandbox, struct journal *journal, unsigned number)
+/* Whether a call that the filter allows is made: while calls are noted each is, and then those that the function names. */
+static bool is_made(struct sandbox *sandbox, pid_t pid, unsigned number)
 {
-	const char *name = number < NAMES ? syscall_names[number] : NULL;
+	struct timespec now;
 
-	if (number >= SYSCALLS_SEEN || !sandbox->refused[number]++)	/* once for each system call and instance */
-		journal_say(journal, LOG_WARNING, "System call %s (%u) was refused", name ? name : "unknown", number);
-	return name ? EPERM : ENOSYS;
+	if (is_ours(sandbox, pid))
+		return true;
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	if (number >= SYSCALLS_SEEN - 1 || !sandbox->traced)
+		return false;
+	if (sandbox->traced[SYSCALLS_SEEN - 1] || (uint64_t)now.tv_sec >= sandbox->traced_until)
+		return !sandbox->narrow || sandbox->named[number];
+	sandbox->traced[number] = 1;
+	return true;
 }
 
+static void say_refused(struct sandbox *sandbox, struct journal *journal, unsigned number, const char *name)
+{
+	bool *said = &sandbox->refused[number < SYSCALLS_SEEN ? number : SYSCALLS_SEEN - 1];
+
+	if (!*said)	/* once for each system call and instance */
+		journal_say(journal, LOG_WARNING, "System call %s (%u) was refused", name ? name : "unknown", number);
+	*said = true;
+}
+
+/* EPERM for a call that exists, ENOSYS for one newer than our table: libraries then fall back. */
 void sandbox_answer_syscall(struct sandbox *sandbox, struct journal *journal)
 {
 	struct seccomp_notif request = {0};
 	struct seccomp_notif_resp reply = {0};
+	const char *name;
 	unsigned number;
-	uint32_t verdict;
+	uint32_t verdict, action;
 
 	if (ioctl(sandbox->notify_fd, SECCOMP_IOCTL_NOTIF_RECV, &request))
 		return;
 	number = request.data.nr;
+	name = number < NAMES ? syscall_names[number] : NULL;
 	verdict = filter_verdict(&sandbox->filter, &request.data);
+	action = verdict & SECCOMP_RET_ACTION_FULL;
 	reply.id = request.id;
-	if (verdict == SECCOMP_RET_ALLOW && is_ours(sandbox, request.pid)) {
+	if (action == SECCOMP_RET_ALLOW && is_made(sandbox, request.pid, number))
 		reply.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-	} else if (verdict == SECCOMP_RET_ALLOW && sandbox->traced) {
-		if (number < SYSCALLS_SEEN)
-			sandbox->traced[number] = 1;
-		reply.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-	} else if ((verdict & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_ERRNO) {
+	else if (action == SECCOMP_RET_ERRNO)
 		reply.error = -(int)(verdict & SECCOMP_RET_DATA);
-	} else {
-		reply.error = -refuse(sandbox, journal, number);
-	}
+	else
+		reply.error = name ? -EPERM : -ENOSYS;
+	if (action != SECCOMP_RET_ALLOW && action != SECCOMP_RET_ERRNO && action != SECCOMP_RET_USER_NOTIF)
+		sandbox_kill(sandbox);	/* as the filter would: another architecture's calls */
 	ioctl(sandbox->notify_fd, SECCOMP_IOCTL_NOTIF_SEND, &reply);
+	if (!reply.flags && action != SECCOMP_RET_ERRNO)
+		say_refused(sandbox, journal, number, name);
 }

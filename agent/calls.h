@@ -8,8 +8,10 @@
 #include <stdint.h>
 
 int filter_read(struct sock_fprog *filter, const char *path);
-/* Of what FILTER allows only the calls with these names, and what every program and our PID 1 need. */
-int filter_narrow(struct sock_fprog *narrow, const struct sock_fprog *filter, int count, char **names);
+/* Mark the calls with these names; the name that there is none of, or NULL. */
+const char *calls_named(bool named[SYSCALLS_SEEN], int count, char **names);
+/* Of what FILTER allows only what is NAMED, and what every program and our PID 1 need. */
+int filter_narrow(struct sock_fprog *narrow, const struct sock_fprog *filter, const bool named[SYSCALLS_SEEN]);
 /* What FILTER says of one call: SECCOMP_RET_*. */
 uint32_t filter_verdict(const struct sock_fprog *filter, const struct seccomp_data *data);
 /* Where it is noted which calls were made, a byte each, in a file of SYSCALLS_SEEN; NULL with errno. */

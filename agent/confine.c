@@ -260,7 +260,9 @@ int step_terminal(struct build *build)
 
 int step_seccomp(struct build *build)
 {
-	int fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, build->filter);
+	/* once we know of a call, a signal does not make it begin anew */
+	const unsigned flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+	int fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, build->filter);
 
 	build->filtered = fd >= 0;
 	return fd;

@@ -67,7 +67,7 @@ bool sandbox_hear(struct sandbox *sandbox)
 	else if (*text == 'T')
 		sandbox->terminal_fd = received_fd(&message);
 	else if (*text == 'B')
-		sandbox->begin_fd = received_fd(&message);
+		sandbox->begun = (sandbox->begin_fd = received_fd(&message)) < 0;
 	else if (*text == 'X')
 		sandbox->status = atoi(text + 1);
 	else if (!*sandbox->failure)

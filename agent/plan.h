@@ -39,7 +39,7 @@ enum plan_op {
 	OP_ALLOW,		/* allow RIGHTS PATH: Landlock's, of PATH and all below; a letter each, see confine.c */
 	OP_PORTS,		/* ports connect|bind NUMBER...: the only TCP ports */
 	OP_RESTRICT,		/* restrict: enforce the ruleset */
-	OP_TRACE,		/* trace PATH: while that file is there, note in it which system calls are made, and forget seccomp's names */
+	OP_TRACE,		/* trace PATH UNTIL: note there which system calls are made; until then, in seconds since boot, all may be */
 	OP_SECCOMP,		/* seccomp PATH [NAME...]: a compiled filter, and which calls alone of those it allows */
 	OP_ENV,			/* env NAME=VALUE */
 	OP_CWD,			/* cwd PATH */

@@ -342,10 +342,17 @@ static int describe_end(const struct supervisor *s, char *text, size_t size)
 /* Its connection ends a moment before init can say how it ended. */
 static void await_report(struct supervisor *s)
 {
-	struct pollfd report = {.fd = s->sandbox->report_fd, .events = POLLIN};
+	struct pollfd at[] = {{.fd = s->sandbox->report_fd, .events = POLLIN}, {.fd = s->sandbox->notify_fd, .events = POLLIN}};
+	bool going = true;
 
-	while (s->sandbox->status < 0 && s->sandbox->report_fd >= 0 && poll(&report, 1, REPORT_WAIT_MS) > 0 && sandbox_hear(s->sandbox))
-		;
+	while (going && s->sandbox->status < 0 && s->sandbox->report_fd >= 0 && poll(at, 2, REPORT_WAIT_MS) > 0) {
+		if (at[1].revents & POLLIN)	/* it may have something to ask before it ends */
+			sandbox_answer_syscall(s->sandbox, s->journal);
+		else if (at[1].revents)
+			at[1].fd = -1;
+		if (at[0].revents)
+			going = sandbox_hear(s->sandbox);
+	}
 }
 
 static void fail_call(struct supervisor *s)

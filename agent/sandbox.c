@@ -303,27 +303,33 @@ static int detach_trees(struct build *build, const struct plan *plan, const stru
 	return 0;
 }
 
+static const bool none[SYSCALLS_SEEN];
+
 static int prepare_filter(struct build *build, struct sandbox *sandbox, const struct plan *plan,
 			  const struct step *step, char *error, size_t error_size)
 {
 	const struct step *trace = plan_find(plan, OP_TRACE);
-	int names = step->argc - 1;
+	const char *unknown = calls_named(sandbox->named, step->argc - 1, step->argv + 1);
 
 	build->filter = &sandbox->filter;
+	sandbox->narrow = step->argc > 1;
 	if (filter_read(&sandbox->filter, step->argv[0])) {
 		snprintf(error, error_size, "cannot read seccomp filter %s: %s", step->argv[0], strerror(errno));
+		return -1;
+	}
+	if (unknown) {
+		snprintf(error, error_size, "there is no system call %s here", unknown);
 		return -1;
 	}
 	if (trace && !(sandbox->traced = trace_open(trace->argv[0])) && errno != ENOENT) {	/* else it is over already */
 		snprintf(error, error_size, "cannot note system calls in %s: %s", trace->argv[0], strerror(errno));
 		return -1;
 	}
-	if (sandbox->traced)
-		names = 0;
-	else if (!names)
+	if (!sandbox->traced && !sandbox->narrow)
 		return 0;
+	sandbox->traced_until = trace ? strtoull(trace->argv[1], NULL, 10) : 0;
 	build->filter = &build->narrow;
-	if (filter_narrow(&build->narrow, &sandbox->filter, names, step->argv + 1)) {
+	if (filter_narrow(&build->narrow, &sandbox->filter, sandbox->traced ? none : sandbox->named)) {
 		snprintf(error, error_size, "cannot make the seccomp filter narrower: %s", strerror(errno));
 		return -1;
 	}

@@ -33,8 +33,10 @@ struct sandbox {
 	int status;		/* how the program ended, as wait(2) has it; -1 while it runs */
 	char failure[512];	/* a step of the plan that failed */
 	struct sock_fprog filter;	/* of system calls, the same for all; what is loaded may be narrower */
-	unsigned char refused[SYSCALLS_SEEN];
-	unsigned char *traced;	/* which calls were made, or NULL: that is not wanted */
+	bool refused[SYSCALLS_SEEN];	/* the last stands for all that are newer */
+	bool narrow, named[SYSCALLS_SEEN];	/* only these of what the filter allows */
+	unsigned char *traced;	/* which calls were made, and in the last byte that it is over; NULL: that is not wanted */
+	uint64_t traced_until;	/* in seconds since boot */
 	bool reaper;		/* PID 1 is ours */
 	int begin_fd;		/* whose other end is closed when the program has been executed */
 	bool begun;

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from boesfsd import changes, host, manifest, plan, strays, units
+from boesfsd import calls, changes, host, manifest, plan, strays, units
 from boesfsd.bundle import Bundles, Staged
 from boesfsd.config import Config
 from boesfsd.errors import BoesError
@@ -58,7 +58,6 @@ class Functions(Slots):
         self.asked = asyncio.Lock()  # long questions, one at a time
         self._healing: set[str] = set()
         self._broken: dict[str, str] = {}  # by id, why there is no plan
-        self.traced: set[str] = set()  # whose system calls are noted
         self._unjudged: set[str] = set()  # ids of those whose plan was without BoesFS until now
         self.configure(config)
 
@@ -272,7 +271,7 @@ class Functions(Slots):
         return self.policies.check(wanted) if wanted else None
 
     def _check_host(self, settings: Settings) -> None:
-        host.check_system_calls(settings.system_calls)
+        calls.check(settings.system_calls)
         cpus = parse_cpuset(settings.cpuset)
         if cpus and not cpus & os.sched_getaffinity(0):
             raise BoesError("InvalidArgs", f"cpuset: {settings.cpuset}: this host has none of these CPUs")
@@ -336,8 +335,10 @@ class Functions(Slots):
         for number in list(route.open):
             await self._systemd.kill(units.service_unit(route.function.id, number), signal.SIGHUP)
 
-    def render(self, function: Function) -> None:
-        """Have its policy judge, and write its plan. In a thread: a long policy may have to be compiled."""
+    def render(self, function: Function, *, traced: int = 0) -> None:
+        """Have its policy judge, and write its plan; TRACED as there. In a thread: a policy may have to be compiled."""
+        if not traced:
+            calls.end(function.id)
         code = self._bundles.path(function.digest)
         if not code.is_dir():
             raise BoesError("Failed", f"The code of {function.label} ({code}) is missing", hint="deploy it again")
@@ -347,7 +348,6 @@ class Functions(Slots):
         self.policies.enforce(function, wanted)
         if self._config.enforcement == "boesfs" and not plan.governs(plan.path(function.id)):
             self._unjudged.add(function.id)
-        traced = function.id in self.traced
         host.write(plan.path(function.id), plan.render(function, runtime, made, self.host, traced=traced))
         directory = units.BY_NAME / function.app.name
         directory.mkdir(parents=True, exist_ok=True)
@@ -381,6 +381,7 @@ class Functions(Slots):
         if function.settings.network == "private":
             await self._systemd.stop(units.net_unit(function.id))
         plan.path(function.id).unlink(missing_ok=True)
+        calls.forget(function.id)
         (units.STOPPED / function.id).unlink(missing_ok=True)
         link = units.BY_NAME / function.app.name / function.name
         link.unlink(missing_ok=True)

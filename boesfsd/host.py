@@ -14,7 +14,6 @@ from boesfsd.errors import BoesError
 from boesfsd.layout import OPTIONAL, Host, tree_at
 from boesfsd.plan import NETNS, netns
 from boesfsd.policy.landlock import Look
-from boesfsd.policy.operations import like
 from boesfsd.policy.places import split
 from boesfsd.runtimes import Runtime
 from boesfsd.units import AGENT, CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
@@ -22,7 +21,6 @@ from boesfsd.units import AGENT, CONTROL_DIR, DROP_IN, UNIT_DIR, parse_unit
 CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 # sysctl(8) settings that forbid them when they are 0, and a value that does not; the second is of Debian's kernel
 USER_NAMESPACES = {"user.max_user_namespaces": 65536, "kernel.unprivileged_userns_clone": 1}
-SYSTEM_CALLS = Path("/usr/lib/boesfs/system-calls")
 UNIT_FILES = Path("/run/systemd/units")
 RESOLVERS = ("/run/systemd/resolve/resolv.conf", "/etc/resolv.conf")
 
@@ -35,21 +33,6 @@ async def features() -> dict[str, str]:
     except OSError as error:
         raise BoesError("Failed", f"Cannot run {AGENT}: {error}", hint="install boesfsd anew") from error
     return dict(line.split("=", 1) for line in out.decode().split())
-
-
-def system_calls() -> dict[str, int]:
-    """Those that functions may make on this host, with their numbers."""
-    lines = (line.split() for line in SYSTEM_CALLS.read_text().splitlines())
-    return {name: int(number) for name, number in lines}
-
-
-def check_system_calls(names: Collection[str]) -> None:
-    """InvalidArgs: a name is none of those that a function may make on this host."""
-    known = system_calls() if names else {}
-    for name in names:
-        if name not in known:
-            problem = f"system_calls: {name} is no system call that functions may make"
-            raise BoesError("InvalidArgs", problem, hint=like(name, known, f"they are in {SYSTEM_CALLS}"))
 
 
 def facts(config: Config, runtimes: dict[str, Runtime]) -> Host:

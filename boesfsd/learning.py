@@ -8,13 +8,15 @@ the function's policy judges again.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from boesfsd import host, plan
+from boesfsd import calls
 from boesfsd.audit import Audit
 from boesfsd.errors import BoesError
 from boesfsd.functions import Functions
@@ -35,8 +37,6 @@ KEPT = 600  # seconds for which what was noted can be asked for, after the time 
 NOTHING = PolicyBlock("what is learned", "default: deny\n")
 START_OPTIONS = {"system-calls": bool}
 OPTIONS = {"exact": bool, "discard": bool}
-SYSTEM_CALLS = 512
-"""Bytes of what the agent notes them in."""
 DENIED_BY_APP = "the app's policy denies it"
 OVER, REPLACED, RELOADED = (
     "over",
@@ -96,14 +96,20 @@ class Learning:
                 hint = "learning needs enforcement = boesfs in boesfsd.conf, and no program instead of rules"
                 raise BoesError("Unsupported", problem, hint=hint)
             wanted = dataclasses.replace(wanted, function=NOTHING)
+            for session in [session for session in self._sessions.values() if session.uid == function.uid]:
+                await self._end(session, REPLACED)
             traced = given.get("system-calls", False)
-            if traced:
-                await self._trace(function)
             try:
+                if traced:
+                    calls.begin(function_id)
+                    until = int(time.clock_gettime(time.CLOCK_BOOTTIME)) + seconds
+                    await asyncio.to_thread(self._functions.render, function, traced=until)
                 table = await asyncio.to_thread(policies.learn, function, wanted, seconds)
             except BaseException:
                 if traced:
-                    await self._trace_no_more(function_id)
+                    calls.forget(function_id)
+                    with contextlib.suppress(BoesError):  # then its plan asks for notes that nobody takes
+                        await asyncio.to_thread(self._functions.render, function)
                 raise
             session = _Session(secrets.randbits(32), function_id, function.uid, table, wanted, traced=traced)
             self._sessions[session.number] = session
@@ -199,45 +205,19 @@ class Learning:
         if session.timer:
             session.timer.cancel()
         try:
-            self._functions.traced.discard(session.function_id)
             if judges and route:
                 await asyncio.to_thread(self._functions.render, route.function)
-            if session.traced:
-                session.calls = await self._trace_no_more(session.function_id, rendered=bool(judges and route))
         finally:
+            if session.traced:
+                session.calls = calls.forget(session.function_id)
             policies.unlearn(session.uid, session.table)
             self._audit.read(all_there_is=True)
             for instance, before in session.before.items():
                 session.missed += max(policies.untold(instance) - before, 0)
             self._audit.learners.pop((session.uid, session.table), None)
             log.info("The function of uid %d learns no longer (%s)", session.uid, session.ended)
-        if judges and route:
+        if route and (judges or session.traced):
             await self._functions.renew(route)
-
-    # --- which system calls
-
-    async def _trace(self, function: Function) -> None:
-        """From its next instance on."""
-        file = plan.trace(function.id)
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        file.unlink(missing_ok=True)
-        file.write_bytes(bytes(SYSTEM_CALLS))
-        self._functions.traced.add(function.id)
-        await asyncio.to_thread(self._functions.render, function)
-
-    async def _trace_no_more(self, function_id: str, *, rendered: bool = False) -> list[str]:
-        """Those that were made; an instance that begins later notes nothing."""
-        self._functions.traced.discard(function_id)
-        route = self._functions.router.routes.get(function_id)
-        if route and not rendered:
-            await asyncio.to_thread(self._functions.render, route.function)
-        file = plan.trace(function_id)
-        try:
-            seen = file.read_bytes()
-        except FileNotFoundError:
-            return []
-        file.unlink()
-        return sorted(name for name, number in host.system_calls().items() if seen[number : number + 1] == b"\1")
 
     # --- what comes of it
 

@@ -55,8 +55,8 @@ def trace(function_id: str) -> Path:
     return RUN / "trace" / function_id
 
 
-def render(function: Function, runtime: Runtime, layout: Layout, host: Host, *, traced: bool = False) -> str:
-    """The plan's text; TRACED: with what it takes to note system calls."""
+def render(function: Function, runtime: Runtime, layout: Layout, host: Host, *, traced: int = 0) -> str:
+    """The plan's text; TRACED: until when, in seconds since boot, system calls are noted, 0 if they are not."""
     return _text(
         [
             *_identity(function),
@@ -65,7 +65,7 @@ def render(function: Function, runtime: Runtime, layout: Layout, host: Host, *, 
             ("limit", "init-timeout", str(host.init_timeout * 1000)),
             ("user", str(function.uid)),
             *_pieces(function, layout, host),
-            *([("trace", str(trace(function.id)))] if traced else []),
+            *([("trace", str(trace(function.id)), str(traced))] if traced else []),
             *_confinement(function, layout, host),
             *_program(function, runtime),
         ]

@@ -46,7 +46,8 @@ async def _networks(systemd: Systemd, wanted: set[str]) -> list[str]:
 
 def remove_files(apps: dict[str, App], functions: dict[str, Function]) -> None:
     """Remove plans, marks, sockets, drop-ins and links of functions that are not there."""
-    for file in [*plan.PLANS.iterdir(), *units.STOPPED.iterdir(), *units.SOCKETS.iterdir()]:
+    traces = plan.trace("").iterdir() if plan.trace("").is_dir() else ()
+    for file in [*plan.PLANS.iterdir(), *units.STOPPED.iterdir(), *units.SOCKETS.iterdir(), *traces]:
         if file.name.removesuffix(".plan").split(":")[0] not in functions:
             file.unlink()
     for unit in host.drop_in_units():

@@ -224,7 +224,7 @@ def limits(function: Function) -> dict[str, Variant]:
             found[key] = Variant("d", value)
         elif isinstance(value, str):
             found[key] = Variant("s", value)
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple) and value:
             found[key] = Variant("as", list(value))
         elif isinstance(value, Ports):
             sides = dataclasses.asdict(value)

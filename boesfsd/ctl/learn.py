@@ -87,6 +87,8 @@ def _serve(given: argparse.Namespace) -> int:
 
 def _system_calls(names: list[str]) -> str:
     """A key of func.yaml."""
+    if not names:
+        return "# No system call was seen; was it called?"
     lines = textwrap.wrap(", ".join(names), WIDTH, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(["# for func.yaml: what was made while it learned", "system_calls: [", *lines, "]"])
 

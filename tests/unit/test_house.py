@@ -23,7 +23,7 @@ RANKS = (
     {"__init__"},
     {"errors", "model", "config", "documents"},
     {"options", "manifest", "units", "runtimes", "layout", "plan", "policy"},
-    {"store", "bundle", "systemd", "network", "kernel", "host", "journal", "notify", "wire"},
+    {"store", "bundle", "systemd", "network", "kernel", "host", "calls", "journal", "notify", "wire"},
     {"invoke", "functions", "policies", "audit", "changes", "learning", "live", "programs", "runs", "strays"},
     {"bus", "web", "ctl", "sandbox"},
     {"daemon", "setup"},

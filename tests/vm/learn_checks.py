@@ -36,6 +36,11 @@ def learn(bench: Bench, *words: str) -> list[str]:
     return (done.stdout + done.stderr).splitlines()
 
 
+def is_active(bench: Bench) -> bool:
+    """Whether boesfsd runs."""
+    return bench.lab.machine.run("systemctl", "is-active", "boesfsd", check=False).stdout == "active\n"
+
+
 def anew(bench: Bench, function: Deployed) -> None:
     """The next call meets a new instance."""
     bench.lab.bus.call(function.path, FUNCTION, "Stop")
@@ -101,6 +106,45 @@ def the_system_calls_it_makes_are_learned_and_no_other_can_be_made_then(bench: B
 
 
 @check
+def a_list_of_system_calls_holds_again_however_learning_ends(bench: Bench) -> None:
+    known = Path("/usr/lib/boesfs/system-calls").read_text().splitlines()
+    names = [name for name in (line.split()[0] for line in known) if name != "getpriority"]
+    function = deploy(bench, ALL, name="listed", system_calls=names)
+    bus, made = bench.lab.bus, "attempt(lambda: os.getpriority(os.PRIO_PROCESS, 0))"
+
+    def start(seconds: int) -> int:
+        session = bus.call(
+            function.path, FUNCTION, "StartLearning", "ua{sv}", seconds, {"system-calls": {"$": ["b", True]}}
+        )
+        assert inside(function, made) == 0
+        return int(session[0])
+
+    assert inside(function, made) == DENIED
+    for attempt in range(3):
+        session = start(3600)
+        if attempt == 0:
+            bus.call(function.path, FUNCTION, "SetPolicy", "sa{sv}", ALL + "# another\n", {})
+        elif attempt == 1:
+            function.replace(policy=ALL, concurrency=1, timeout=120, system_calls=names)
+        else:
+            bench.lab.machine.run("kill", "-9", str(bench.lab.daemon_pid()))
+            wait_for(lambda: is_active(bench), PATIENCE)
+        assert inside(function, made) == DENIED, attempt
+        assert session
+    start(15)
+    ends = time.monotonic() + 15
+    bench.lab.machine.run("systemctl", "kill", "-s", "STOP", "boesfsd")
+    direct = f"{TRY}\nresult = {made}"
+    assert function.direct(direct, "--max-time", "60", timeout=70).json == 0
+    time.sleep(max(ends - time.monotonic(), 0))
+    assert function.direct(direct, "--max-time", "60", timeout=70).json == DENIED
+    bench.lab.machine.run("systemctl", "kill", "-s", "CONT", "boesfsd")
+    start(3600)
+    function.remove()
+    assert not bench.lab.machine.run("ls", "/run/boesfs/trace").stdout
+
+
+@check
 def a_command_may_make_the_calls_and_exact_is_what_was_seen(bench: Bench) -> None:
     function = deploy(bench, POLICY, name="calling")
     whose = f"{function.app}/{function.name}"
@@ -159,8 +203,6 @@ def learning_ends_by_itself_and_with_boesfsd_and_with_another_policy(bench: Benc
     bench.lab.machine.run("systemctl", "kill", "-s", "CONT", "boesfsd")
     start(3600)
     bench.lab.machine.run("kill", "-9", str(bench.lab.daemon_pid()))
-    wait_for(
-        lambda: bench.lab.machine.run("systemctl", "is-active", "boesfsd", check=False).stdout == "active\n", PATIENCE
-    )
+    wait_for(lambda: is_active(bench), PATIENCE)
     assert inside(function, "read('/function/secret')") == DENIED
     function.remove()

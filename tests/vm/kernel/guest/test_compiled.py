@@ -207,13 +207,14 @@ def test_a_thousand_instances_share_one_table(s: Scene) -> None:
         tables.enforce(Policy(BLACK, (rule("deny", "/file", "read"),)), kill=MANY)
         before, uppers = map_count(), [s.home / f"upper{number}" for number in range(MANY)]
         assert before > len(("rows", "names", "records"))
-        files: list[int] = []
+        files, mounted = list[int](), list[Path]()
         heard: list[kernel.Record] = []
         try:
             for number, upper in enumerate(uppers):
                 upper.mkdir()
                 options = f"policy={NAME},policy_id={POLICY},instance={2 * MANY + number}".encode()
                 call("mount", os.fsencode(s.lower), os.fsencode(upper), b"boesfs", 0, options)
+                mounted.append(upper)
                 files.append(os.open(upper / "file", os.O_RDONLY))
             tables.kernel.listen(heard.append)
             for file in files:
@@ -231,10 +232,11 @@ def test_a_thousand_instances_share_one_table(s: Scene) -> None:
             end = time.monotonic() + PATIENCE
             while map_count() != before:  # the kernel lets go of what was taken away a moment later
                 assert time.monotonic() < end, (map_count(), before)
+                time.sleep(0.1)
         finally:
             for file in files:
                 os.close(file)
-            for upper in uppers[: len(files)]:
+            for upper in mounted:
                 call("umount2", os.fsencode(upper), 0)
 
 
