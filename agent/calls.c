@@ -153,7 +153,9 @@ static bool is_ours(struct sandbox *sandbox, pid_t pid)
 	while (sandbox->begin_fd < 0 && !sandbox->begun && sandbox->report_fd >= 0 && sandbox_hear(sandbox))
 		;
 	executed.fd = sandbox->begin_fd;
-	if (!sandbox->begun && sandbox->begin_fd >= 0 && poll(&executed, 1, 0) != 0) {
+	if (sandbox->begin_fd < 0 && sandbox->report_fd < 0) {	/* nobody is left who could tell */
+		sandbox->begun = true;
+	} else if (sandbox->begin_fd >= 0 && poll(&executed, 1, 0) != 0) {
 		sandbox->begun = true;
 		close(sandbox->begin_fd);
 		sandbox->begin_fd = -1;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #define _GNU_SOURCE
 #include "sandbox.h"
-#include "policy.h"
 #include "calls.h"
+#include "policy.h"
 #include "steps.h"
 
 #include <errno.h>
@@ -337,8 +337,8 @@ static int prepare_filter(struct build *build, struct sandbox *sandbox, const st
 }
 
 /* What needs the host's view of things, before any namespace is entered. */
-static int prepare(struct build *build, struct sandbox *sandbox, const struct plan *plan, const struct handed *handed, int *netns, char *error,
-		   size_t error_size)
+static int prepare(struct build *build, struct sandbox *sandbox, const struct plan *plan, const struct handed *handed,
+		   int *netns, char *error, size_t error_size)
 {
 	const struct step *filter = plan_find(plan, OP_SECCOMP), *network = plan_find(plan, OP_NETWORK);
 

@@ -6,8 +6,8 @@
  * PID 1 itself, or its child if the plan has a reaper.
  *
  * It reports over a SOCK_SEQPACKET channel: "E text" (a step failed), "N" with the seccomp notification descriptor,
- * "T" with the other side of its terminal, "B" with a pipe that execve(2) closes, and what a reaper knows: "X status" (how the program ended, as wait(2) has
- * it). When the program is executed without a reaper the channel ends.
+ * "T" with the other side of its terminal, "B" with a pipe that execve(2) closes, and what a reaper knows: "X status"
+ * (how the program ended, as wait(2) has it). When the program is executed without a reaper the channel ends.
  */
 #include <linux/filter.h>
 #include <stdbool.h>
