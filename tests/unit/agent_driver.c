@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The agent's pure parts (agent/http.c, agent/plan.c) on a command line, for test_agent.py. Every input lies in a
+ * The agent's pure parts (agent/http.c, agent/plan.c, most of agent/calls.c) on a command line, for test_agent.py. Every input lies in a
  * block of just its size, so that the address sanitizer sees each byte read beyond it.
  *
  *   head request|response       standard input is a head; prints what was understood
@@ -8,12 +8,16 @@
  *   time TEXT                   rfc3339_ms
  *   plan FILE                   plan_read
  *   mutate SEED COUNT FILE...   parses COUNT damaged copies of the files
+ *   calls FILTER NAME...        what FILTER says of each system call, and what it says narrowed to the names: number, its
+ *                               verdict, the narrow one's, and that of another architecture's call, in hexadecimal
  */
 #define _GNU_SOURCE
+#include "calls.h"
 #include "http.h"
 #include "plan.h"
 
 #include <assert.h>
+#include <linux/audit.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -198,6 +202,45 @@ static size_t slurp(FILE *file, char *buffer, size_t size)
 	return len;
 }
 
+/* What calls.c asks of the rest of the agent; not here. */
+bool sandbox_hear(struct sandbox *sandbox)
+{
+	(void)sandbox;
+	abort();
+}
+
+void sandbox_kill(const struct sandbox *sandbox)
+{
+	(void)sandbox;
+	abort();
+}
+
+void journal_say(struct journal *journal, int priority, const char *format, ...)
+{
+	(void)journal, (void)priority, (void)format;
+	abort();
+}
+
+static void show_calls(const char *file, int count, char **names)
+{
+	struct sock_fprog filter = {0}, narrow = {0};
+	bool named[SYSCALLS_SEEN] = {0};
+	const char *unknown = calls_named(named, count, names);
+
+	if (unknown) {
+		printf("unknown %s\n", unknown);
+		return;
+	}
+	assert(!filter_read(&filter, file) && !filter_narrow(&narrow, &filter, named));
+	for (int number = 0; number < SYSCALLS_SEEN; number++) {
+		const struct seccomp_data data = {.nr = number, .arch = AUDIT_ARCH_X86_64};
+		const struct seccomp_data foreign = {.nr = number, .arch = AUDIT_ARCH_I386};
+
+		printf("%d %x %x %x\n", number, filter_verdict(&filter, &data), filter_verdict(&narrow, &data),
+		       filter_verdict(&narrow, &foreign));
+	}
+}
+
 int main(int argc, char **argv)
 {
 	static char input[1 << 20], damaged[(1 << 20) + 1024];
@@ -209,6 +252,8 @@ int main(int argc, char **argv)
 		printf("%lld\n", (long long)rfc3339_ms((struct text){copy, strlen(argv[2])}));
 	} else if (argc == 3 && !strcmp(argv[1], "plan")) {
 		show_plan(argv[2]);
+	} else if (argc > 2 && !strcmp(argv[1], "calls")) {
+		show_calls(argv[2], argc - 3, argv + 3);
 	} else if (argc > 4 && !strcmp(argv[1], "mutate")) {
 		int fd = memfd_create("plan", 0), files = argc - 4;
 		char *seeds[64];

@@ -33,8 +33,11 @@ OK = b"HTTP/1.1 200 OK\r\n"
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("agent") / "driver"
-    sources = [Path(__file__).with_name("agent_driver.c"), ROOT / "agent/http.c", ROOT / "agent/plan.c"]
-    subprocess.run([str(CC), *FLAGS, f"-I{ROOT}/agent", *sources, "-o", place], check=True)
+    sources = [
+        Path(__file__).with_name("agent_driver.c"),
+        *(ROOT / f"agent/{name}.c" for name in ("http", "plan", "calls")),
+    ]
+    subprocess.run([str(CC), *FLAGS, f"-I{ROOT}/agent", f"-I{ROOT}/build", *sources, "-o", place], check=True)
     return place
 
 
@@ -337,3 +340,43 @@ def test_damaged_input_is_refused_or_read_but_never_out_of_bounds(driver: Path, 
         files.append(tmp_path / f"{number}")
         files[-1].write_bytes(data)
     assert ask(driver, "mutate", str(seed), "60000", *files) == "60000\n"
+
+
+# --- system calls
+
+ALLOW, ERRNO, NOTIFY, KILL = 0x7FFF0000, 0x00050000, 0x7FC00000, 0
+FILTER = ROOT / "build/function.bpf"
+ALWAYS = {"exit", "exit_group", "rt_sigreturn", "restart_syscall", "clock_gettime", "gettimeofday", "time", "getcpu"}
+ALWAYS |= {"sendmsg", "rt_sigtimedwait", "wait4", "kill"}
+
+
+def known_calls() -> dict[str, int]:
+    lines = (line.split() for line in (ROOT / "build/system-calls").read_text().splitlines())
+    return {name: int(number) for name, number in lines}
+
+
+def verdicts(driver: Path, *names: str) -> dict[int, tuple[int, int, int]]:
+    """Of the filter, of the narrow one, and of that for another architecture's call, by number."""
+    lines = (line.split() for line in ask(driver, "calls", FILTER, *names).splitlines())
+    return {int(number): (int(base, 16), int(narrow, 16), int(foreign, 16)) for number, base, narrow, foreign in lines}
+
+
+def test_the_filter_allows_what_system_calls_has(driver: Path) -> None:
+    known, found = known_calls(), verdicts(driver, "read")
+    allowed = {number for number, (base, _, _) in found.items() if base == ALLOW}
+    by_arguments = {known["socket"], known["clone3"]}  # of address family 0; clone3 is as if not there
+    assert allowed == set(known.values()) - by_arguments
+    assert found[known["clone3"]][0] == ERRNO | 38
+
+
+@pytest.mark.parametrize("names", [["read"], ["openat", "mmap", "clone", "clone3"], sorted(known_calls())], ids=len)
+def test_a_narrow_filter_allows_the_names_and_what_everybody_needs(driver: Path, names: list[str]) -> None:
+    known = known_calls()
+    kept = {known[name] for name in {*names, *ALWAYS}}
+    for number, (base, narrow, foreign) in verdicts(driver, *names).items():
+        assert narrow == (base if number in kept else NOTIFY), number
+        assert foreign == (KILL if number in kept else NOTIFY), number  # whoever answers that asks the filter
+
+
+def test_a_name_that_is_none_is_told(driver: Path) -> None:
+    assert ask(driver, "calls", FILTER, "read", "raed") == "unknown raed\n"
