@@ -369,9 +369,10 @@ def test_the_filter_allows_what_system_calls_has(driver: Path) -> None:
     assert found[known["clone3"]][0] == ERRNO | 38
 
 
-@pytest.mark.parametrize("names", [["read"], ["openat", "mmap", "clone", "clone3"], sorted(known_calls())], ids=len)
+@pytest.mark.parametrize("names", [["read"], ["openat", "mmap", "clone", "clone3"], []])
 def test_a_narrow_filter_allows_the_names_and_what_everybody_needs(driver: Path, names: list[str]) -> None:
     known = known_calls()
+    names = names or list(known)
     kept = {known[name] for name in {*names, *ALWAYS}}
     for number, (base, narrow, foreign) in verdicts(driver, *names).items():
         assert narrow == (base if number in kept else NOTIFY), number
