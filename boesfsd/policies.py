@@ -236,7 +236,7 @@ class Policies:
         from boesfsd import kernel  # noqa: PLC0415 (as above)
 
         image = self._pack(compiled)
-        found = zip(image.programs, map(kernel.executable, self._files(wanted)), strict=True)
+        found = zip(image.programs, map(kernel.executable, _files(image.programs, wanted.made)), strict=True)
         missing = {path for path, executable in found if executable is None}
         return dataclasses.replace(compiled, findings=(*compiled.findings, *findings.missing(compiled.policy, missing)))
 
@@ -291,7 +291,8 @@ class Policies:
                 if number not in self._tables:
                     self._kernel.replace(number, current.number)
                 if wanted.names_programs:
-                    self._put_programs(number, current.number, self._files(wanted))
+                    programs = self._pack(self.compile(wanted)).programs
+                    self._put_programs(number, current.number, _files(programs, wanted.made))
             self._tables[number] = current
             self._spare.pop(number, None)
             for table in known:
@@ -325,10 +326,6 @@ class Policies:
         """Whether nothing is denied to it now."""
         return self.table_of(function) in self._learning
 
-    def _files(self, wanted: Wanted) -> list[Path]:
-        """Those of the programs that its rules name, by their slots."""
-        return _files(self._pack(self.compile(wanted)).programs, wanted.made)
-
     def _put_programs(self, number: int, table: int, files: list[Path], *, keep: bool = False) -> None:
         from boesfsd import kernel  # noqa: PLC0415 (as above)
 
@@ -348,7 +345,10 @@ class Policies:
                     del self._named[number]
                 elif _Named.of(named.table, named.files) != named:
                     log.info("A program that rules of policy %d name is another file now", number)
-                    self._put_programs(number, named.table, named.files, keep=True)
+                    try:
+                        self._put_programs(number, named.table, named.files, keep=True)
+                    except BoesError as error:  # tried again the next time
+                        log.warning("It cannot be told to the kernel: %s", error)
 
     def _load(self, function: Function, wanted: Wanted, digest: bytes, learn: Learn | None = None) -> "kernel.Loaded":
         from boesfsd import kernel  # noqa: PLC0415 (as above)
@@ -408,7 +408,7 @@ class Policies:
 
             compiled, programs = self.compile(wanted), dict[kernel.Executable, frozenset[str]]()
             image = self._pack(compiled)
-            for path, file in zip(image.programs, self._files(wanted), strict=True):
+            for path, file in zip(image.programs, _files(image.programs, wanted.made), strict=True):
                 if program := kernel.executable(file):
                     programs[program] = programs.get(program, frozenset()) | {path}
             found = InForce(table, image.size, wanted, compiled, programs, image.programs)

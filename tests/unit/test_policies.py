@@ -287,6 +287,10 @@ def test_programs_are_looked_up_again_when_nothing_else_has_changed(kernel: Kern
     assert len(kernel.programs[table]) == 3
 
 
+def refuse_programs(_table: int, _programs: list[Any], *, keep: bool) -> None:
+    raise BoesError("Failed", f"no room{' beside others' if keep else ''}")
+
+
 def test_programs_that_are_other_files_by_now_count_beside_those_from_before(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +303,12 @@ def test_programs_that_are_other_files_by_now_count_beside_those_from_before(
             monkeypatch.setattr("boesfsd.host.identity", lambda _file, found=identity: found)
         mine.follow_programs()
         assert len(kernel.programs[table]) == count
+    put, kernel.put_programs = kernel.put_programs, refuse_programs  # type: ignore[method-assign]
+    monkeypatch.setattr("boesfsd.host.identity", lambda _file: (1, 2, 5))
+    mine.follow_programs()
+    kernel.put_programs = put  # type: ignore[method-assign]
+    mine.follow_programs()
+    assert len(kernel.programs[table]) == (count := count + 2)
     mine.forget(deployed.uid)
     monkeypatch.setattr("boesfsd.host.identity", lambda _file: ())
     mine.follow_programs()
