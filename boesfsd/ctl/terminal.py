@@ -100,11 +100,13 @@ class Relay:
         found = [key.fileobj for key, _ in self._selector.select()]
         for descriptor in waiting:
             self._selector.unregister(descriptor)
+        with contextlib.suppress(BlockingIOError):
+            self._signalled(wake.recv(PIECE))  # the first, found or not: what was typed comes after a resize
         for fileobj in found:
             if fileobj in waiting:
                 self._move(waiting[fileobj])  # type: ignore[index]
             elif fileobj is wake:
-                self._signalled(wake.recv(PIECE))
+                continue
             elif self._running.hear() is not None:
                 self._selector.unregister(self._running.interrupt)
             elif self._running.terminal is not None and not self._at_terminal:
@@ -149,6 +151,7 @@ class Relay:
     def _signals(self) -> Iterator[socket.socket]:
         ours, theirs = socket.socketpair()
         with ours, theirs:
+            ours.settimeout(0)
             theirs.settimeout(0)
             wanted = [number for number in (*PASSED, signal.SIGWINCH) if signal.getsignal(number) != signal.SIG_IGN]
             before = {number: signal.signal(number, _nothing) for number in wanted}
