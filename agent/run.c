@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, HOLD_MS = 100, STOP_MS = 7000 };
+enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, STOP_LOOKS = 1000, STOP_MS = 7000 };
 
 struct command {
 	struct sandbox *sandbox;
@@ -96,47 +96,49 @@ static unsigned long long bit_of(int number)
 }
 
 /* What a process does with a signal, as far as it says: the default, its own, or whoever waits for one that is blocked. */
-static enum disposition disposition_of(pid_t pid, int number)
+static enum disposition disposition_of(pid_t pid, int number, struct signals *found)
 {
-	struct signals found = {0};
-
-	if (!read_signals(pid, &found))
+	*found = (struct signals){0};
+	if (!read_signals(pid, found))
 		return OWN;
-	return (found.ignored | found.caught) & bit_of(number) ? OWN : found.blocked & bit_of(number) ? BLOCKED : DEFAULT;
+	return (found->ignored | found->caught) & bit_of(number) ? OWN : found->blocked & bit_of(number) ? BLOCKED : DEFAULT;
 }
 
-/*
- * Whether PID 1 of a sandbox, which the kernel spares what it has no handler for, would be spared this one. Shells block
- * all signals for a moment now and then; who waits for signals has them blocked for good.
- */
-static bool spared(pid_t pid, int number)
-{
-	const struct timespec moment = {.tv_nsec = 10000000};
-	enum disposition found = disposition_of(pid, number);
-
-	for (int i = 0; i < MOMENTS && found == BLOCKED; i++) {
-		nanosleep(&moment, NULL);
-		found = disposition_of(pid, number);
-	}
-	return found == DEFAULT;
-}
-
-/*
- * Who has a handler may execute a program that has none, right before the signal comes: PID 1 would be spared it. While
- * it is stopped it is in no execve(2). Not done to who is stopped already, or would notice.
- */
-static bool hold(const struct sandbox *sandbox, int number)
+/* Until it is stopped, or is no more; who waits for its disk takes a while. */
+static void stop(const struct sandbox *sandbox)
 {
 	const struct timespec moment = {.tv_nsec = 1000000};
 	struct signals found = {0};
 
-	if (!read_signals(sandbox->init, &found) || !(found.caught & bit_of(number)) || found.state == 'T' ||
-	    (found.caught | found.blocked) & bit_of(SIGCONT))
-		return false;
 	syscall(SYS_pidfd_send_signal, sandbox->init_fd, SIGSTOP, NULL, 0);
-	for (int i = 0; i < HOLD_MS && read_signals(sandbox->init, &found) && !strchr("TZX", found.state); i++)
+	for (int i = 0; i < STOP_LOOKS && read_signals(sandbox->init, &found) && !strchr("TtZX", found.state); i++)
 		nanosleep(&moment, NULL);
-	return true;
+}
+
+/*
+ * Whether PID 1 of a sandbox, which the kernel spares what it has no handler for, would be spared this signal. Shells
+ * block all signals for a moment now and then; who waits for signals has them blocked for good. Who has a handler may
+ * execute a program that has none right before the signal comes, so it is held: while it is stopped it is in no
+ * execve(2). Not done to who is stopped already, or would notice. One look decides: who had no handler at that moment
+ * has to end, whatever it does next.
+ */
+static bool spared(const struct sandbox *sandbox, int number, bool *held)
+{
+	const struct timespec moment = {.tv_nsec = 10000000};
+	struct signals signals;
+	enum disposition found = disposition_of(sandbox->init, number, &signals);
+
+	for (int i = 0; i < MOMENTS && found == BLOCKED; i++) {
+		nanosleep(&moment, NULL);
+		found = disposition_of(sandbox->init, number, &signals);
+	}
+	if (signals.caught & bit_of(number) && signals.state != 'T' &&
+	    !((signals.caught | signals.blocked) & bit_of(SIGCONT))) {
+		*held = true;
+		stop(sandbox);
+		found = disposition_of(sandbox->init, number, &signals);
+	}
+	return found == DEFAULT;
 }
 
 static bool ends_by_default(int number)
@@ -153,10 +155,8 @@ static void pass_signal(struct command *c, int number)
 
 	if (number < 1 || number >= NSIG)
 		return;
-	if (!c->reaper && ends_by_default(number)) {
-		held = !spared(sandbox->init, number) && hold(sandbox, number);
-		ended = disposition_of(sandbox->init, number) == DEFAULT;
-	}
+	if (!c->reaper && ends_by_default(number))
+		ended = spared(sandbox, number, &held);
 	/* from the keyboard they come to all that stand in the foreground: a shell waits for who it has started */
 	if (c->reaper || !keyboard || kill(-sandbox->init, number))
 		syscall(SYS_pidfd_send_signal, sandbox->init_fd, number, NULL, 0);

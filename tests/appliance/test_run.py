@@ -355,7 +355,7 @@ chain = 'echo x; n=$1; [ $n = 0 ] || exec sh -c "$0" "$0" $((n - 1)) >/dev/null;
 found = []
 for moment in range(30):
     reading, writing = os.pipe()
-    running = sandbox.start(["/bin/sh", "-c", chain, chain, "200"], standard=[0, writing, 2])
+    running = sandbox.start(["/bin/sh", "-c", chain, chain, "10000"], standard=[0, writing, 2])
     os.close(writing)
     os.read(reading, 10)
     time.sleep(moment / 1000)
