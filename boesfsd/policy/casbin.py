@@ -2,13 +2,13 @@
 """The spelling of the original: a model file and a policy file in casbin's style. Text to rows, rows to rules."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from boesfsd.errors import BoesError
 from boesfsd.policy import operations, places
-from boesfsd.policy.places import DEPTH, Place
+from boesfsd.policy.places import DEPTH, Place, made
 from boesfsd.policy.rules import Finding, Number, Origin, Other, Part, Rule, Test, Text, Verdict
 
 ACCEPTED = (
@@ -174,13 +174,12 @@ def parse_policy(text: str, file: str, model: Model) -> tuple[Casbin, list[Findi
     roles: list[tuple[str, str]] = []
     action_roles: list[tuple[str, str, tuple[str, ...]]] = []
     findings: list[Finding] = []
-    plain = _plain(model)
-    for number, line in enumerate(text.removeprefix(BYTE_ORDER_MARK).split("\n"), 1):
-        if match := plain(line):
-            subject, path, action, kind = match.groups()
-            if action in ACTIONS or not action:
-                rows.append(Row(Origin(file, number, 1, line), subject, path, action, (), kind == "dir"))
-                continue
+    lines = _lines(model).findall(text.removeprefix(BYTE_ORDER_MARK))
+    for number, (line, subject, path, action, below) in enumerate(lines, 1):
+        if (subject or path or action) and (action in ACTIONS or not action):
+            origin = made(Origin, (file, number, 1, line))
+            rows.append(made(Row, (origin, subject, path, action, (), bool(below))))
+            continue
         stripped = line.strip()
         if not stripped or stripped[0] == "#":
             continue
@@ -204,16 +203,16 @@ def parse_policy(text: str, file: str, model: Model) -> tuple[Casbin, list[Findi
     return Casbin(model, tuple(rows), tuple(roles), tuple(action_roles)), findings
 
 
-def _plain(model: Model) -> Callable[[str], re.Match[str] | None]:
-    """A rule without arguments, quotes, comments and words of several: as most lines are. What does not look so is read
-    field by field."""
+def _lines(model: Model) -> re.Pattern[str]:
+    """Lines: the whole of each, and of a rule without arguments, quotes, comments, words of several and letters beyond
+    ASCII, as most are, subject, path, action, and dir if it says so. What does not look so is read field by field."""
     if "args" in model.columns:
-        return lambda line: None
-    word = r"([^\s,\"#(]+)"
-    kind = "(file|dir)" if "obj" in model.columns else "()"
+        return re.compile("(?m)^(.*)()()()()$")
+    word = r"([!$-')-+\--~]+)"  # no space, comma, ", # and (
+    kind = "(?:file|(dir))" if "obj" in model.columns else "()"
     shape = [word if column in model.columns else "()" for column in ("sub", "obj", "act")] + [kind]
-    fields = "".join(group if group == "()" else f" ?, ?{group}" for group in shape)
-    return re.compile(f"p{fields} ?, ?{'allow' if model.whitelist else 'deny'}").fullmatch
+    fields = "".join(group if group == "()" else f", ?{group}" for group in shape)
+    return re.compile(f"(?m)^(p{fields}, ?{'allow' if model.whitelist else 'deny'}$|.*)")
 
 
 Field = str | tuple[str, ...]
@@ -386,9 +385,14 @@ def to_part(casbin: Casbin, subjects: frozenset[str], layer: int = 1) -> tuple[P
         if subject and subject not in called:
             others.setdefault(subject, origin)
             continue
-        place = _place(origin, path, directory=directory)
+        try:
+            place = places.literal(path) if path else EVERYWHERE
+        except ValueError as error:
+            raise refused(origin, f"{path}: {error}", "write a path as the kernel resolves it") from error
+        if directory and path:
+            place = places.below(place)
         if simple:
-            rules.append(Rule(plain[action], place, origin))
+            rules.append(made(Rule, (plain[action], place, origin)))
         else:
             asked.setdefault(place, []).extend(_wanted(row, casbin))
     for subject, origin in others.items():
@@ -403,16 +407,6 @@ def to_part(casbin: Casbin, subjects: frozenset[str], layer: int = 1) -> tuple[P
     for place, wanted in asked.items():
         rules += _with_arguments(place, wanted, plain, findings)
     return Part(default, None, tuple(rules)), findings
-
-
-def _place(origin: Origin, path: str, *, directory: bool) -> Place:
-    if not path:
-        return EVERYWHERE
-    try:
-        place = places.literal(path)
-    except ValueError as error:
-        raise refused(origin, f"{path}: {error}", "write a path as the kernel resolves it") from error
-    return places.below(place) if directory else place
 
 
 def _wanted(row: Row, casbin: Casbin) -> Iterator[_Wanted]:

@@ -3,7 +3,8 @@
 subset construction; what names with stars match is one over bytes."""
 
 from collections.abc import Callable, Iterable
-from itertools import groupby
+from itertools import compress, groupby
+from operator import not_
 from typing import NamedTuple
 
 from boesfsd.policy import operations
@@ -112,8 +113,7 @@ class _Compiler:
         self.classes: dict[Signature, tuple[int, tuple[int, ...]]] = {}
         self.states: dict[frozenset[int], int] = {}
         self.found: list[_Node | frozenset[int]] = []
-        self.leaves: dict[int, tuple[int, int]] = {}
-        self.alike: list[tuple[int, int]] = []
+        self.leaves: dict[int, tuple[int, list[int]]] = {}
         self.below: dict[int, _Below] = {}
         self.overlapping = self.work = 0
         self.used = bytearray(len(policy.rules))
@@ -131,17 +131,19 @@ class _Compiler:
                 self._expand_plain(number, found)
             else:
                 self._expand(number, [self.nodes[node] for node in found])
-        for rule, first in self.alike:
-            self.used[rule] = self.used[first]
+        for _, alike in self.leaves.values():
+            if self.used[alike[0]]:
+                for rule in alike:
+                    self.used[rule] = 1
         self.table.verdicts = self.numbers
-        self.table.idle = [rule for rule, used in zip(self.policy.rules, self.used, strict=True) if not used]
+        self.table.idle = list(compress(self.policy.rules, map(not_, self.used)))
         return self.table
 
     # --- the tree
 
     def _plant(self) -> None:
         known: dict[int, int] = {}  # a verdict is compared once, not for each rule that has it
-        parents: dict[tuple[tuple[Component, ...], bool], _Node] = {}  # many places have their directory in common
+        parents: dict[bool, dict[tuple[Component, ...], _Node]] = {False: {}, True: {}}  # many places share theirs
         for index, (verdict, place, _) in enumerate(self.policy.rules):
             number = known.get(id(verdict))
             if number is None:
@@ -153,15 +155,16 @@ class _Compiler:
             if not components or not isinstance(components[-1], bytes):
                 self._find(components, len(components) - place.covers if verdict.opens else 0).rules.append(index)
                 continue
-            name, above = components[-1], (components[:-1], verdict.opens)
-            parent = parents.get(above)
+            name, above, of = components[-1], components[:-1], parents[verdict.opens]
+            parent = of.get(above)
             if parent is None:
-                parent = parents[above] = self._find(components[:-1], len(components) if verdict.opens else 0)
+                parent = of[above] = self._find(above, len(components) if verdict.opens else 0)
                 parent.walk = parent.walk or verdict.opens
-            if name in parent.names or name in parent.lone:
+            lone = parent.lone
+            if name in lone or name in parent.names:
                 self._named(parent, name).rules.append(index)
             else:
-                parent.lone[name] = index
+                lone[name] = index
 
     def _named(self, parent: _Node, name: bytes) -> _Node:
         """The node of a name."""
@@ -292,15 +295,15 @@ class _Compiler:
         return len(self.found) - 1
 
     def _expand_plain(self, number: int, node: _Node) -> None:
-        edges, leaves, alike, verdict_of = self.table.edges, self.leaves, self.alike, self.verdict_of
+        edges, leaves, verdict_of = self.table.edges, self.leaves, self.verdict_of
         for name, rule in node.lone.items():  # those of the same verdict are alike
             known = leaves.get(verdict_of[rule])
             if known is None:
                 child = self._node(node, name)
                 child.rules.append(rule)
-                known = leaves[verdict_of[rule]] = (self._plain_state(child), rule)
-            state, first = known
-            alike.append((rule, first))
+                known = leaves[verdict_of[rule]] = (self._plain_state(child), [])
+            state, alike = known
+            alike.append(rule)
             edges.append((number, name, state))
         for name, child in node.names.items():
             edges.append(

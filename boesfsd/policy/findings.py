@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence, Set
 
-from boesfsd.policy.places import DEPTH, Glob, Place, split
+from boesfsd.policy.places import DEPTH, Component, Glob, Place, split
 from boesfsd.policy.rules import PLATFORM, Finding, Policy, Program, Rule
 from boesfsd.policy.table import Table
 
@@ -11,10 +11,19 @@ from boesfsd.policy.table import Table
 def of(policy: Policy, table: Table, mounts: Sequence[str]) -> Iterator[Finding]:
     """In the order of the rules, each once. MOUNTS are the paths where the sandbox has something; none: not known."""
     idle = {id(rule): rule for rule in table.idle}
+    if not idle and not mounts:
+        return
+    known = [split(mount.encode()) for mount in mounts]
+    whole: dict[tuple[Component, ...], bool] = {}  # many places have their directory in common
     for rule in policy.rules:
-        if rule.verdict.layer == PLATFORM:
+        verdict, place, _ = rule
+        if verdict.layer == PLATFORM:
             continue
-        if mounts and not any(is_inside(rule.place, split(mount.encode())) for mount in mounts):
+        above = place.components[:-1]
+        found = whole.get(above)
+        if found is None:
+            found = whole[above] = not known or any(above[: len(mount)] == mount for mount in known)
+        if not found and not any(is_inside(place, mount) for mount in known):
             told = "the sandbox has nothing there"
             yield Finding(rule.origin, f"{rule.place}: {told}", f"it has {', '.join(sorted(mounts))}")
         elif id(rule) in idle:

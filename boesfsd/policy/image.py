@@ -110,18 +110,19 @@ class _Packer:
 
     def _names(self, allow: list[int]) -> None:
         step, key, long_key = FORMATS["boesfs_step"].pack, SHORT_KEY.pack, FORMATS["boesfs_key"].pack
-        states = self.table.states
+        to = [step(state, 0, allow[klass]) for state, (klass, _, _) in enumerate(self.table.states)]
         keys, steps = self.short
-        for label, name, target in self.table.edges:
+        long = []
+        for edge in self.table.edges:
+            label, name, target = edge
             length = len(name)
             if length > SHORT_NAME:
+                long.append(edge)
                 continue
             keys.append(key(label, 0, length, name))
-            steps.append(step(target, 0, allow[states[target].klass]))
+            steps.append(to[target])
         keys, steps = self.long
-        for label, name, target in self.table.edges:
-            if len(name) <= SHORT_NAME:
-                continue
+        for label, name, target in long:
             pieces = [name[at : at + CHUNK] for at in range(0, len(name), CHUNK)]
             here = label
             for chunk, piece in enumerate(pieces[:-1]):
@@ -132,7 +133,7 @@ class _Packer:
                     keys.append(begun)
                     steps.append(step(here, 0, 0))
             keys.append(long_key(here, len(pieces) - 1, len(name), pieces[-1]))
-            steps.append(step(target, 0, allow[states[target].klass]))
+            steps.append(to[target])
         keys, steps = self.short
         for (machine, byte), target in self.table.steps.items():
             keys.append(key(self.first_machine + machine, 0, 1, bytes([byte])))

@@ -3,6 +3,7 @@
 
 import gc
 import itertools
+import random
 import re
 
 import pytest
@@ -335,6 +336,42 @@ def test_a_plain_rule_is_one_that_the_schema_takes() -> None:
                 assert not schema.fault({"rules": [rule]}), rule
     assert plain == len(("allow", "deny"))
     assert not any(map(block.is_plain, ("read", ["allow", "on"], None)))
+
+
+def read_file(lines: list[str], written: str) -> object:
+    """What casbin.parse_policy makes of LINES, or refuses them with."""
+    try:
+        return casbin.parse_policy("\n".join(lines), "p", casbin.parse_model(written, "m"))
+    except BoesError as error:
+        return str(error)
+
+
+LETTERS = ("p", ",", ", ", " ", "/a", "/b-c/d.e", "read", "file", "dir", "deny", "denyx", "allow", "#", '"', "(")
+ODD = ("\t", "\r", "\u00a0", "\u00e9", "\x0b", "\x85", "/", "alice", "", ")", "$", "\x1f", "\u2028")
+
+
+@pytest.mark.parametrize("written", [M4, M8, model("sub, act"), model("obj, act", white=True)])
+def test_lines_that_are_read_as_a_whole_mean_what_their_fields_do(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, plain = random.Random(7), 0
+    effect = "allow" if casbin.parse_model(written, "m").whitelist else "deny"
+    pattern = casbin._lines(casbin.parse_model(written, "m"))
+    shape = {M8: "p, alice, /a, read, file, ", model("sub, act"): "p, alice, read, "}.get(
+        written, "p, /a, read, file, "
+    )
+    for _ in range(4000):
+        pieces = re.split("(, ?)", shape + effect)
+        for _ in range(rng.choice((0, 0, 1, 1, 2))):
+            at = rng.randrange(len(pieces))
+            pieces[at : at + rng.choice((0, 1))] = [rng.choice((*LETTERS, *ODD))]
+        line = "".join(pieces)
+        found = read_file([line, line], written)
+        plain += any(pattern.findall(line)[0][1:])
+        with monkeypatch.context() as patch:
+            patch.setattr(casbin, "_lines", lambda model: re.compile("(?m)^(.*)()()()()$"))
+            assert read_file([line, line], written) == found, line
+    assert 1000 < plain < 3500
 
 
 # --- what is probably not meant
