@@ -10,7 +10,11 @@ PYTHON_VERSION ?= $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_
 CC ?= gcc
 CFLAGS ?= -O2 -g
 AGENT_CFLAGS := -std=gnu11 -Wall -Wextra -Werror -Wswitch-enum -static -D_FORTIFY_SOURCE=2 -fstack-protector-strong
-FDK := fdk==0.1.128 httptools==0.9.0
+# The FDK: Debian has none. Its httptools is Debian's own, but for Debian 12, where that is older than the FDK takes. What
+# builds without a network gives a directory with the FDK's source instead (see docs/packaging.md).
+FDK_VERSION := 0.1.128
+FDK ?= fdk==$(FDK_VERSION) $(if $(filter 3.11,$(PYTHON_VERSION)),httptools==0.9.0)
+FDK_PIP ?= --only-binary=:all: --implementation cp --python-version $(PYTHON_VERSION)
 LIB := $(DESTDIR)/usr/lib/boesfs
 # Where `make -C bpf OUT=…` has put the policy program and boesfsd's way to it; none: only enforcement = landlock.
 BPF ?=
@@ -69,7 +73,7 @@ $(BUILD)/boesfs-agent: $(AGENT_SOURCES) $(wildcard agent/*.h) $(BUILD)/syscall_n
 $(BUILD)/fdk-$(PYTHON_VERSION)/.done: | $(BUILD)
 	rm -rf $(@D)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps --no-compile \
-		--only-binary=:all: --implementation cp --python-version $(PYTHON_VERSION) $(FDK)
+		$(FDK_PIP) $(FDK)
 	sed -i '1s|.*|#!/usr/bin/python3|' $(@D)/bin/fdk
 	touch $@
 
@@ -85,7 +89,9 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	find $(LIB)/python -name __pycache__ -prune -exec rm -rf {} +
 	cp -r $(BUILD)/fdk-$(PYTHON_VERSION) $(LIB)/runtimes/python
 	rm $(LIB)/runtimes/python/.done
+	install -d $(LIB)/runtimes/python/httptools
 	install -m 0644 etc/runtimes/*.toml $(LIB)/runtimes/
+	$(if $(filter httptools%,$(FDK)),sed -i '/httptools/d' $(LIB)/runtimes/python.toml)
 	install -m 0644 etc/run.toml $(LIB)/
 	install -m 0755 etc/boesfsd.launcher $(DESTDIR)/usr/sbin/boesfsd
 	install -m 0755 etc/boesfsctl.launcher $(DESTDIR)/usr/bin/boesfsctl

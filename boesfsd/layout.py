@@ -183,7 +183,8 @@ def distinct(made: Layout) -> Layout:
         and f"{inside}/".startswith(f"{around}/")
         and inner != outer + inside[len(around) :]  # else it is there again, and over it
     }
-    return dataclasses.replace(made, hidden=(*made.hidden, *sorted(twice)))
+    more = sorted(path for path in twice if not tree_at(made.hidden, path))
+    return dataclasses.replace(made, hidden=(*made.hidden, *more))
 
 
 def tree(made: Layout, look: Look) -> Tree:

@@ -154,14 +154,14 @@ class Relay:
             ours.settimeout(0)
             theirs.settimeout(0)
             wanted = [number for number in (*PASSED, signal.SIGWINCH) if signal.getsignal(number) != signal.SIG_IGN]
+            wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)  # first: none is heard by nobody
             before = {number: signal.signal(number, _nothing) for number in wanted}
-            wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
             try:
                 yield ours
             finally:
-                signal.set_wakeup_fd(wakeup)
                 for number, handler in before.items():
                     signal.signal(number, handler)
+                signal.set_wakeup_fd(wakeup)
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:

@@ -126,6 +126,7 @@ def test_every_piece_of_the_root_is_governed_but_what_is_not_the_hosts_files() -
         ("/", "ro"),
         ("/usr", "ro", "/usr"),
         ("/python", "ro", "/usr/lib/boesfs/runtimes/python"),
+        ("/python/httptools", "ro", "/usr/lib/python3/dist-packages/httptools"),
         ("/function", "ro", str(CODE)),
         ("/etc/ssl/certs", "ro", "/etc/ssl/certs"),
         (SHM, "rw"),
