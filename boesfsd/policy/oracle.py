@@ -175,7 +175,7 @@ def _equal(action: str, arguments: tuple[str, ...], request: Request) -> bool:
 
 def _is(name: str, wanted: str, request: Request) -> bool:
     if name == "other":
-        return wanted.encode("utf-8", "surrogateescape") == b"/" + b"/".join(request.other)
+        return wanted.encode("utf-8", "surrogateescape").rstrip(b"/") == (b"/" + b"/".join(request.other)).rstrip(b"/")
     if name in request.texts:
         return request.texts[name] == wanted.encode("utf-8", "surrogateescape")
     return name in request.arguments and (request.arguments[name] - int(wanted)) % (1 << 64) == 0
