@@ -75,6 +75,7 @@ $(BUILD)/fdk-$(PYTHON_VERSION)/.done: | $(BUILD)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps --no-compile \
 		$(FDK_PIP) $(FDK)
 	sed -i '1s|.*|#!/usr/bin/python3|' $(@D)/bin/fdk
+	rm -f $(@D)/*.dist-info/direct_url.json
 	touch $@
 
 install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
@@ -113,6 +114,7 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 	install -m 0644 boesfsd/bus/org.boesfs.Faas1.xml $(DESTDIR)/usr/share/dbus-1/interfaces/
 	install -m 0644 etc/org.boesfs.faas1.policy $(DESTDIR)/usr/share/polkit-1/actions/
 	install -m 0644 docs/man/*.1 $(DESTDIR)/usr/share/man/man1/
+	ln -sf boesfs.1 $(DESTDIR)/usr/share/man/man1/gofs.1
 	install -m 0644 docs/man/*.5 $(DESTDIR)/usr/share/man/man5/
 	install -m 0644 docs/man/*.8 $(DESTDIR)/usr/share/man/man8/
 	install -m 0644 README.md docs/*.md $(DESTDIR)/usr/share/doc/boesfsd/

@@ -2,14 +2,20 @@
 """boesfs-setup.service: what has to be in the kernel before functions start. It is the only one that loads the module
 and the policy program; the daemon finds both there, and has no right to either."""
 
+import contextlib
 import logging
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 from boesfsd import config
 from boesfsd.errors import BoesError
 
 log = logging.getLogger("boesfs-setup")
 MODPROBE = ("/usr/sbin/modprobe", "boesfs")
+REMOVE = "--remove"
+PINS = Path("/sys/fs/bpf/boesfs")  # as kernel.PINS, which needs libbpf
 
 
 def run() -> None:
@@ -42,11 +48,23 @@ def run() -> None:
         raise faults[0]
 
 
+def take_out() -> None:
+    """The reverse, when boesfsd is removed from the host: the programs go, and the module if nobody uses it."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(PINS)
+    done = subprocess.run((MODPROBE[0], "-r", *MODPROBE[1:]), capture_output=True, text=True, check=False)
+    if done.returncode and "not found" not in done.stderr:
+        log.warning("The kernel module boesfs stays until the next boot: %s", done.stderr.strip())
+
+
 def main() -> int:
-    """Entry point of boesfs-setup.service."""
+    """Entry point of boesfs-setup.service; `boesfs-setup --remove` is the package's."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
-        run()
+        if sys.argv[1:] == [REMOVE]:
+            take_out()
+        else:
+            run()
     except BoesError as error:
         log.error("%s", error)
         return error.kind.exit

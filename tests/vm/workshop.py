@@ -30,6 +30,10 @@ FLAVOUR = "cloud-amd64"  # ext4 and NVMe are built in: no initrd
 WORKSHOP_PACKAGES = (
     *(f"linux-headers-{FLAVOUR}", f"linux-image-{FLAVOUR}", "gcc", "make", "libc6-dev", "clang", "llvm", "bpftool"),
     *("libbpf-dev", "libelf-dev", "zlib1g-dev", "sparse", "binutils", "dkms", "kmod", "python3-cffi", "python3-dev"),
+    # what packages are built with, and looked at with
+    *("build-essential", "debhelper", "dh-dkms", "dh-python", "libseccomp-dev", "po-debconf", "python3-pbr"),
+    *("python3-pip", "python3-setuptools", "python3-shtab", "python3-wheel", "lintian", "rpm", "rpmlint"),
+    *("python3-httptools", "python3-jsonschema", "python3-pystemd", "python3-yaml", "python3-dbus-next"),
 )
 GUEST_PACKAGES = (
     *("python3-minimal", "libpython3-stdlib", "libbpf1", "libelf1t64", "attr", "acl", "util-linux", "mount", "kmod"),
