@@ -21,7 +21,7 @@ BPF ?=
 AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
-.PHONY: all help host-packages venv install demo test unit lint appliance-test test-vm test-vm-full bench bench-vm mutate fuzz soak clean
+.PHONY: all help host-packages venv install demo test unit lint appliance-test deb package-test test-vm test-vm-full bench bench-vm mutate fuzz soak clean
 all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/system-calls
 
 help:
@@ -32,15 +32,16 @@ help:
 	@echo "make bench-vm        what BoesFS costs, in instructions of an emulated machine, beside its peers"
 	@echo "make mutate          the kernel module with one check removed, again and again: a test has to fail each time"
 	@echo "make soak            the long runs"
+	@echo "make deb             the Debian packages, in build/deb"
 	@echo "make install DESTDIR=…   lay out the project as on a host"
 
 $(BUILD):
 	@mkdir -p $@
 
 # What building, the appliance and the tests need on a Debian machine. dpkg is asked first: it is quick.
-HOST_PACKAGES := gcc libc6-dev libseccomp-dev make mmdebstrap systemd-container curl rsync python3-venv python3-pip \
+HOST_PACKAGES := dpkg-dev gcc libc6-dev libseccomp-dev make mmdebstrap systemd-container curl rsync python3-venv python3-pip \
 	python3-aiosqlite python3-dbus-next python3-httptools python3-jsonschema python3-pyroute2 python3-pystemd \
-	python3-sdnotify python3-uvloop python3-yaml zstd e2fsprogs perl
+	python3-sdnotify python3-uvloop python3-yaml xz-utils zstd e2fsprogs perl
 host-packages:
 	@missing=$$(for p in $(HOST_PACKAGES); do dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "Installing" $$missing; \
@@ -75,7 +76,7 @@ $(BUILD)/fdk-$(PYTHON_VERSION)/.done: | $(BUILD)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps --no-compile \
 		$(FDK_PIP) $(FDK)
 	sed -i '1s|.*|#!/usr/bin/python3|' $(@D)/bin/fdk
-	rm -f $(@D)/*.dist-info/direct_url.json
+	rm -f $(@D)/*.dist-info/direct_url.json && sed -i '/direct_url.json/d' $(@D)/fdk-*.dist-info/RECORD
 	touch $@
 
 install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
@@ -127,11 +128,12 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 demo: host-packages
 	@$(PYTHON) tests/appliance/demo.py
 
-# Levels: unit (pure parts and adapters with the real things they own), appliance (real systemd), vm (a kernel of its
-# own, for limits).
+# Levels: unit (pure parts and adapters with the real things they own), appliance (real systemd), packages (as a host
+# gets them), vm (a kernel of its own, for limits).
 test: host-packages
 	@tests/stage.sh unit 5 $(MAKE) --no-print-directory unit
 	@tests/stage.sh appliance 20 $(MAKE) --no-print-directory appliance-test
+	@tests/stage.sh packages 10 $(MAKE) --no-print-directory package-test
 	@tests/stage.sh vm 25 $(MAKE) --no-print-directory test-vm
 unit: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/unit -n 2 --durations 5
@@ -139,6 +141,13 @@ unit: $(VENV)/.done all
 appliance-test: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/appliance -n 4 --dist loadgroup --durations 10 --ignore tests/appliance/test_floors.py
 	$(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
+
+# In clean chroots of Debian 13: docs/packaging.md. They are left in build/deb.
+deb: host-packages
+	$(PYTHON) packaging/build.py $@
+
+package-test: $(VENV)/.done
+	$(VENV)/bin/python -m pytest tests/packages --durations 5
 
 # KERNEL=debug: the kernel module's tests alone, on a kernel that is built for it (15 minutes) and checks itself.
 test-vm: $(VENV)/.done all

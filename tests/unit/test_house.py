@@ -149,8 +149,11 @@ def tracked() -> list[Path]:
 
 
 def can_carry_a_licence(file: Path) -> bool:
-    """Not licences themselves, not text that is compared byte by byte, not formats without comments."""
+    """Not licences themselves, not text that is compared byte by byte, not formats without comments: debian/copyright
+    tells of those of Debian's."""
     inside = file.relative_to(ROOT)
+    if inside.parts[:2] == ("packaging", "debian"):
+        return file.read_text().startswith("#!")
     if inside.parts[0] == "LICENSES" or "golden" in inside.parts or file.suffix in (".json", ".svg", ".txt"):
         return False
     return file.name != ".gitignore" and b"\0" not in file.read_bytes()[:1000]
