@@ -21,7 +21,7 @@ BPF ?=
 AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
-.PHONY: all help host-packages venv install demo test unit lint appliance-test deb package-test test-vm test-vm-full bench bench-vm mutate fuzz soak clean
+.PHONY: all help host-packages venv install demo test unit lint appliance-test deb rpm package-test test-vm test-vm-full bench bench-vm mutate fuzz soak clean
 all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/system-calls
 
 help:
@@ -32,7 +32,7 @@ help:
 	@echo "make bench-vm        what BoesFS costs, in instructions of an emulated machine, beside its peers"
 	@echo "make mutate          the kernel module with one check removed, again and again: a test has to fail each time"
 	@echo "make soak            the long runs"
-	@echo "make deb             the Debian packages, in build/deb"
+	@echo "make deb rpm         packages, in build/deb and build/rpm"
 	@echo "make install DESTDIR=…   lay out the project as on a host"
 
 $(BUILD):
@@ -142,8 +142,8 @@ appliance-test: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/appliance -n 4 --dist loadgroup --durations 10 --ignore tests/appliance/test_floors.py
 	$(VENV)/bin/python -m pytest tests/appliance/test_floors.py --durations 10
 
-# In clean chroots of Debian 13: docs/packaging.md. They are left in build/deb.
-deb: host-packages
+# In clean chroots of Debian 13: docs/packaging.md. They are left in build/deb and build/rpm.
+deb rpm: host-packages
 	$(PYTHON) packaging/build.py $@
 
 package-test: $(VENV)/.done

@@ -22,7 +22,8 @@ from workshop import PLACE, WORKSHOP, build_workshop  # noqa: E402
 DEBIAN = TOP / "packaging/debian"
 SOURCES = TOP / "packaging/sources.txt"
 CLEAN = BUILD / "packages"
-DEBS = BUILD / "deb"
+DEBS, RPMS = BUILD / "deb", BUILD / "rpm"
+SPEC = TOP / "packaging/rpm"
 # What a release is made of.
 SOURCE = (
     *("LICENSES", "Makefile", "README.md", "agent", "boesfsd", "bpf", "docs", "etc", "examples", "kmod", "packaging"),
@@ -94,16 +95,17 @@ def wanted_packages() -> list[str]:
     return [real.get(name, name) for name in names if name != "dh-sequence-installsysusers"]
 
 
-def in_layers(layers: list[Path], upper: Path, script: str, *words: str) -> None:
-    """SCRIPT, in a root of LAYERS, the first over the others, whose changes are left in UPPER; without a network.
-    SystemExit shows what it said if it fails."""
+def in_layers(layers: list[Path], upper: Path, script: str, *words: str, beside: Path | None = None) -> None:
+    """SCRIPT, in a root of LAYERS, the first over the others, whose changes are left in UPPER; without a network, and
+    with BESIDE at /mnt. SystemExit shows what it said if it fails."""
     for path in (upper, upper.with_name(upper.name + ".work"), upper.with_name(upper.name + ".root")):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
     options = f"lowerdir={':'.join(map(str, layers))},upperdir={upper},workdir={upper}.work"
+    more = f'mount --rbind {beside} "$0/mnt" && ' if beside else ""
     outer = (
         f'mount -t overlay boesfs-packages -o {options} "$0" && mount -t proc proc "$0/proc" && '
-        'mount -t tmpfs tmpfs "$0/dev/shm" && exec chroot "$0" sh -ec "$@"'
+        f'mount -t tmpfs tmpfs "$0/dev/shm" && {more}exec chroot "$0" sh -ec "$@"'
     )
     command = ["unshare", "--mount", "--net", "--uts", "sh", "-c", outer, f"{upper}.root", script, "sh", *words]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
@@ -163,6 +165,34 @@ exec setpriv --reuid={BUILDER} --regid={BUILDER} --clear-groups dpkg-buildpackag
     return out
 
 
+def build_rpm(out: Path = RPMS) -> Path:
+    """The same as RPMs, in OUT, built on Debian; its packages have other names, so nobody asks what the spec needs."""
+    build_workshop()
+    upper, given = CLEAN / "build-rpm", CLEAN / "in-rpm"
+    _source(CLEAN / "source-rpm")
+    shutil.rmtree(given, ignore_errors=True)
+    (given / "rpm/SOURCES").mkdir(parents=True)
+    for file in (*(CLEAN / "source-rpm").glob("*.orig.tar.xz"), fetched("fdk"), fetched("dbus-next")):
+        shutil.copy2(file, given / "rpm/SOURCES")
+    for name in ("boesfsd.spec", "macros.fallback"):
+        shutil.copy2(SPEC / name, given / "rpm")
+    script = f"""
+chown -R {BUILDER}:{BUILDER} /rpm
+export HOME=/rpm SOURCE_DATE_EPOCH={version()[2]}
+exec setpriv --reuid={BUILDER} --regid={BUILDER} --clear-groups rpmbuild -ba --nodeps --load /rpm/macros.fallback \\
+    --define "_topdir /rpm" --define "_buildhost localhost" --define "use_source_date_epoch_as_buildtime 1" \\
+    --define "clamp_mtime_to_source_date_epoch 1" /rpm/boesfsd.spec
+"""
+    in_layers([given, WORKSHOP], upper, script)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for file in (upper / "rpm").glob("*RPMS/**/*.rpm"):
+        shutil.copy2(file, out)
+    for name in (upper, given, CLEAN / "source-rpm"):
+        shutil.rmtree(name)
+    return out
+
+
 if __name__ == "__main__":
     for kind in sys.argv[1:]:
-        print(f"{kind}: in {os.path.relpath({'deb': build_deb}[kind]())}")
+        print(f"{kind}: in {os.path.relpath({'deb': build_deb, 'rpm': build_rpm}[kind]())}")
