@@ -129,6 +129,7 @@ def test_the_life_of_a_package(bare: Machine, debs: Path, tmp_path: Path) -> Non
     assert bare.shell("systemctl is-active boesfsd.service boesfsd.socket").split() == ["active", "active"]
     assert bare.shell("systemctl is-enabled boesfsd.service boesfsd.socket").split() == ["enabled", "enabled"]
     assert bare.shell("dpkg --verify boesfsd boesfs-runtime-python") == ""
+    bare.shell("systemd-analyze security --threshold=22 boesfsd.service")
 
     bare.shell(f"busctl call {MANAGER} CreateApp 'sa{{sv}}' {APP} 0")
     example = "/usr/share/doc/boesfsd/examples/hello-python"

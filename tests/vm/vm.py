@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Debian 13 kernel of its own for the appliance's root, with BoesFS in it. A unit in there makes the checks and
-reports."""
+"""A Debian 13 kernel of its own for the appliance's root, with boesfsd and BoesFS in it as their packages and DKMS put
+them there. A unit in there makes the checks and reports."""
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine import BUILD, ROOT, TOP, build_root, install
+from machine import BUILD, OURS, ROOT, TOP, build_root
 from qemu import power_on, text_of
-from workshop import build, build_bpf, build_examples, kernels
+from workshop import WORKSHOP, build, build_examples, inside, kernels
+
+sys.path.insert(0, str(TOP / "packaging"))
+from build import build_deb, in_layers
 
 IMAGE = BUILD / "vm.ext4"
 DIRECTORY = BUILD / "vm"
@@ -71,8 +75,8 @@ class Report:
         return found
 
 
-def build_image(module: Path) -> None:
-    """build/root, the kernel module and the checks as an ext4 image; build/root is not written to."""
+def build_image(debs: Path, module: Path) -> None:
+    """build/root with the packages, the kernel module and the checks as an ext4 image; build/root is not written to."""
     for part in ("upper", "work", "root"):
         shutil.rmtree(DIRECTORY / part, ignore_errors=True)
         (DIRECTORY / part).mkdir(parents=True)
@@ -80,6 +84,7 @@ def build_image(module: Path) -> None:
     options = f"lowerdir={ROOT},upperdir={DIRECTORY}/upper,workdir={DIRECTORY}/work"
     subprocess.run(["mount", "-t", "overlay", "boesfs-vm", "-o", options, str(root)], check=True)
     try:
+        _install(root, debs)
         _furnish(root)
         _add_module(root, module)
         IMAGE.unlink(missing_ok=True)
@@ -90,6 +95,35 @@ def build_image(module: Path) -> None:
         subprocess.run(command, check=True, env=environment)
     finally:
         subprocess.run(["umount", str(root)], check=True)
+
+
+def _install(root: Path, debs: Path) -> None:
+    """In place of what `make install` has put there."""
+    for pattern in OURS:
+        for path in root.glob(pattern):
+            subprocess.run(["rm", "-r", str(path)], check=True)
+    place = root / "srv/deb"
+    shutil.copytree(debs, place)
+    names = ("boesfsd", "boesfs-runtime-python")
+    inside(
+        root, "dpkg", "--install", *(f"/srv/deb/{file.name}" for name in names for file in place.glob(f"{name}_*.deb"))
+    )
+    shutil.rmtree(place)
+
+
+def build_dkms_module(debs: Path) -> Path:
+    """As DKMS makes it of the package: signed and compressed."""
+    layer, upper = DIRECTORY / "dkms", DIRECTORY / "dkms-done"
+    shutil.rmtree(layer, ignore_errors=True)
+    shutil.copytree(debs, layer / "deb")
+    release = kernels()[0].release
+    script = f"""
+cd /deb
+dpkg --unpack boesfs-dkms_*.deb
+dkms install boesfs/$(ls /usr/src | sed -n 's/^boesfs-//p') -k {release}
+"""
+    in_layers([layer, WORKSHOP], upper, script)
+    return upper / "usr/lib/modules" / release / "updates/dkms/boesfs.ko.xz"
 
 
 def _furnish(root: Path) -> None:
@@ -127,9 +161,9 @@ def _add_module(root: Path, module: Path) -> None:
 def run() -> Report:
     """Build what is missing, boot, and wait until the guest is off."""
     build_root()
-    module = build()
-    install(build_bpf())
-    build_image(module)
+    build()
+    debs = build_deb()
+    build_image(debs, build_dkms_module(debs))
     console, results = DIRECTORY / "console.log", DIRECTORY / "results.log"
     for file in (console, results):
         file.unlink(missing_ok=True)
