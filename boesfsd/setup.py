@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from boesfsd import config
@@ -14,8 +15,9 @@ from boesfsd.errors import BoesError
 
 log = logging.getLogger("boesfs-setup")
 MODPROBE = ("/usr/sbin/modprobe", "boesfs")
-REMOVE = "--remove"
-PINS = Path("/sys/fs/bpf/boesfs")  # as kernel.PINS, which needs libbpf
+RMMOD = ("/usr/sbin/rmmod", "boesfs")
+REMOVE, PATIENCE = "--remove", 5.0  # seconds
+MODULE, PINS = Path("/sys/module/boesfs"), Path("/sys/fs/bpf/boesfs")  # as in kernel, which needs libbpf
 
 
 def run() -> None:
@@ -52,9 +54,16 @@ def take_out() -> None:
     """The reverse, when boesfsd is removed from the host: the programs go, and the module if nobody uses it."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(PINS)
-    done = subprocess.run((MODPROBE[0], "-r", *MODPROBE[1:]), capture_output=True, text=True, check=False)
-    if done.returncode and "not found" not in done.stderr:
-        log.warning("The kernel module boesfs stays until the next boot: %s", done.stderr.strip())
+    end, said = time.monotonic() + PATIENCE, ""
+    while MODULE.exists():  # the kernel lets go of programs a while after
+        try:
+            said = subprocess.run(RMMOD, capture_output=True, text=True, check=False).stderr.strip()
+        except FileNotFoundError as error:
+            said = str(error)
+        if time.monotonic() > end:
+            log.warning("The kernel module boesfs stays until the next boot: %s", said)
+            return
+        time.sleep(0.1)
 
 
 def main() -> int:

@@ -53,16 +53,18 @@ def fetched(name: str) -> Path:
     """The source of what Debian, or Fedora, does not have, from PyPI; pip compares it with its hash."""
     (line,) = (line for line in SOURCES.read_text().splitlines() if line.startswith(f"{name}=="))
     wanted, _, digest = line.partition(" --hash=sha256:")
-    place = BUILD / "sources"
-    file = place / f"{wanted.replace('==', '-')}.tar.gz"
+    file = BUILD / "sources" / f"{wanted.replace('==', '-')}.tar.gz"
     if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-        place.mkdir(parents=True, exist_ok=True)
+        place = BUILD / "sources/new"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
         (place / "wanted").write_text(line + "\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         command += ["--no-binary=:all:", "--dest", str(place), "--requirement", str(place / "wanted")]
         subprocess.run(command, check=True)
-        for found in place.glob(f"{name.replace('-', '?')}-*.tar.gz"):
-            found.rename(file)
+        (found,) = place.glob("*.tar.gz")
+        found.replace(file)
+        shutil.rmtree(place)
     return file
 
 
@@ -72,7 +74,8 @@ def _source(place: Path) -> Path:
     tree = place / f"boesfsd-{upstream}"
     shutil.rmtree(place, ignore_errors=True)
     tree.mkdir(parents=True)
-    without = [f"--exclude={name}" for name in ("__pycache__", "*.pyc", "packaging/debian")]
+    built = ("__pycache__", "*.pyc", "*.o", "*.ko", "*.mod", "*.mod.c", "*.so", "vmlinux.h", "_boesfs_bpf.c", ".*")
+    without = [f"--exclude={name}" for name in (*built, "packaging/debian")]
     same = ["--sort=name", f"--mtime=@{when}", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX"]
     orig = place / f"boesfsd_{upstream}.orig.tar.xz"
     command = ["tar", "-C", str(TOP), *without, *same, f"--transform=s,^,{tree.name}/,", "-cJf", str(orig), *SOURCE]
