@@ -13,6 +13,7 @@ import learn_checks  # noqa: F401 (as the next)
 import limits_checks  # noqa: F401 (their checks are in the list by that)
 import policy_checks  # noqa: F401
 import run_checks  # noqa: F401
+import uninstall_checks  # noqa: F401 (the last)
 from bench import CHECKS, Bench
 
 

@@ -8,6 +8,7 @@ import limits_checks  # noqa: F401 (their checks are in the list by that)
 import policy_checks  # noqa: F401
 import pytest
 import run_checks  # noqa: F401
+import uninstall_checks  # noqa: F401
 from bench import names
 from vm import Report
 
@@ -23,7 +24,9 @@ def test_on_a_kernel_of_its_own(report: Report, name: str) -> None:
     holds(report, name)
 
 
-@pytest.mark.parametrize("name", [*names("policy_checks"), *names("learn_checks"), *names("run_checks")])
+@pytest.mark.parametrize(
+    "name", [name for module in ("policy", "learn", "run", "uninstall") for name in names(f"{module}_checks")]
+)
 def test_with_boesfs(report: Report, name: str) -> None:
     holds(report, name)
 

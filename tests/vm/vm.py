@@ -22,7 +22,15 @@ DIRECTORY = BUILD / "vm"
 APPLIANCE = TOP / "tests/appliance"
 HERE = Path(__file__).parent
 WORDS = ("lab.py", "machine.py", "bus_client.py", "../punctual.py")
-CHECKS = ("checks.py", "bench.py", "limits_checks.py", "policy_checks.py", "learn_checks.py", "run_checks.py")
+CHECKS = (
+    "checks.py",
+    "bench.py",
+    "limits_checks.py",
+    "policy_checks.py",
+    "learn_checks.py",
+    "run_checks.py",
+    "uninstall_checks.py",
+)
 DEADLINE = 1800.0  # seconds from power-on until it is killed
 GUEST_DEADLINE = 1770  # seconds for the checks: the guest says itself that they took too long
 BROKEN = ("BUG:", "Oops", "Kernel panic", "WARNING: CPU", "rcu_preempt detected stalls")
