@@ -244,13 +244,14 @@ int step_restrict(struct build *build)
 	return close(build->ruleset);
 }
 
-int step_terminal(struct build *build)
+int step_terminal(struct build *build, const char *rows, const char *columns)
 {
+	const struct winsize size = {.ws_row = strtoul(rows, NULL, 10), .ws_col = strtoul(columns, NULL, 10)};
 	int ours = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC), unlocked = 0;
 
 	if (ours < 0)
 		return -1;
-	if (!ioctl(ours, TIOCSPTLCK, &unlocked))
+	if (!ioctl(ours, TIOCSWINSZ, &size) && !ioctl(ours, TIOCSPTLCK, &unlocked))
 		build->terminal = ioctl(ours, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (build->terminal >= 0)
 		return ours;

@@ -26,7 +26,7 @@ static const struct { int min, max; } arity[OP_COUNT] = {
 	[OP_ROOT] = {1, 1}, [OP_MKDIR] = {2, 2}, [OP_LINK] = {2, 2}, [OP_FILE] = {3, 3},
 	[OP_COPY] = {2, 2}, [OP_BIND] = {2, 3}, [OP_TREE] = {3, 3}, [OP_POLICY] = {1, 2}, [OP_GOVERN] = {2, 3}, [OP_DEVICE] = {1, 1}, [OP_HIDE] = {1, 1}, [OP_TMPFS] = {3, 3}, [OP_PROC] = {1, 1}, [OP_FREEZE] = {1, 1}, [OP_PTS] = {1, 1},
 	[OP_LISTENER] = {1, 1}, [OP_PIVOT] = {0, 0}, [OP_HOSTNAME] = {1, 1}, [OP_RLIMIT] = {2, 2},
-	[OP_TERMINAL] = {0, 0}, [OP_DROP] = {0, 0}, [OP_LANDLOCK] = {1, 1}, [OP_ALLOW] = {2, 2}, [OP_PORTS] = {1, 1 << 16},
+	[OP_TERMINAL] = {2, 2}, [OP_DROP] = {0, 0}, [OP_LANDLOCK] = {1, 1}, [OP_ALLOW] = {2, 2}, [OP_PORTS] = {1, 1 << 16},
 	[OP_RESTRICT] = {0, 0}, [OP_TRACE] = {2, 2}, [OP_SECCOMP] = {1, SYSCALLS_MAX}, [OP_ENV] = {1, 1}, [OP_CWD] = {1, 1},
 	[OP_REAPER] = {0, 0}, [OP_EXEC] = {1, 1 << 21},
 };

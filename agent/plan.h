@@ -33,7 +33,7 @@ enum plan_op {
 	OP_PIVOT,		/* pivot: the new root becomes / and read-only */
 	OP_HOSTNAME,		/* hostname NAME */
 	OP_RLIMIT,		/* rlimit NAME NUMBER */
-	OP_TERMINAL,		/* terminal: a new one is its standard input, output and error */
+	OP_TERMINAL,		/* terminal ROWS COLUMNS: a new one is its standard input, output and error */
 	OP_DROP,		/* drop: own user namespace, no capabilities, no_new_privs */
 	OP_LANDLOCK,		/* landlock required|optional|off|policy: begin a ruleset; policy: ABI 3 is required */
 	OP_ALLOW,		/* allow RIGHTS PATH: Landlock's, of PATH and all below; a letter each, see confine.c */

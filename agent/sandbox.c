@@ -211,7 +211,7 @@ static _Noreturn void build_and_run(const struct plan *plan, struct build *build
 		case OP_PIVOT: result = step_pivot(); build->pivoted = !result; break;
 		case OP_HOSTNAME: result = step_hostname(argv[0]); break;
 		case OP_RLIMIT: result = step_rlimit(argv[0], strtoull(argv[1], NULL, 10)); break;
-		case OP_TERMINAL: result = hand_over(build, "T", step_terminal(build)); break;
+		case OP_TERMINAL: result = hand_over(build, "T", step_terminal(build, argv[0], argv[1])); break;
 		case OP_DROP: result = step_drop(build); break;
 		case OP_LANDLOCK: {
 			int ports = 0;

@@ -68,7 +68,7 @@ int step_allow(struct build *build, const char *rights, const char *path);
 int step_ports(struct build *build, int argc, char **argv);
 int step_restrict(struct build *build);
 /* Make a terminal: our side of it, or -1 */
-int step_terminal(struct build *build);
+int step_terminal(struct build *build, const char *rows, const char *columns);
 /* Load the filter; the notification descriptor, or -1. */
 int step_seccomp(struct build *build);
 

@@ -164,7 +164,8 @@ class Owner(NamedTuple):
 class Command:
     """A program that is somebody's, once, in a sandbox as functions have it. JUDGED is what policies know of it;
     DIRECTORIES of the host are there to be written; TIME in seconds, 0 for ever; KILL, if it is not None, comes before
-    what its policy says of that; UMASK as umask(2); what is text may stand for any bytes (surrogateescape)."""
+    what its policy says of that; UMASK as umask(2); ROWS and COLUMNS are of its terminal; what is text may stand for
+    any bytes (surrogateescape)."""
 
     judged: Function
     owner: Owner
@@ -176,6 +177,8 @@ class Command:
     time: int = 0
     kill: int | None = None
     umask: int = 0o022
+    rows: int = 0
+    columns: int = 0
 
 
 Change = tuple[str, str, str]

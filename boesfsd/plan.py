@@ -81,7 +81,7 @@ def of_command(command: Command, layout: Layout, host: Host) -> str:
             ("limit", "umask", str(command.umask)),
             ("user", *map(str, (command.owner.uid, command.owner.gid, *command.owner.groups))),
             *_pieces(command.judged, layout, host),
-            *([("terminal",)] if command.terminal else []),
+            *([("terminal", str(command.rows), str(command.columns))] if command.terminal else []),
             *_confinement(command.judged, layout, host),
             *(("env", f"{name}={value}") for name, value in command.environment.items()),
             ("cwd", command.cwd),

@@ -56,7 +56,7 @@ RUNS = ("active", "activating", "deactivating")
 OPTIONS = {
     **WRITTEN,
     **dict.fromkeys(("policy", "program", "network", "cpuset", "directory"), str),
-    **dict.fromkeys(("kill", "memory", "tasks", "time", "umask"), int),
+    **dict.fromkeys(("kill", "memory", "tasks", "time", "umask", "rows", "columns"), int),
     **dict.fromkeys(("terminal", "init", "strict"), bool),
     "cpu": float,
 }
@@ -68,6 +68,8 @@ _bounds: dict[str, Json] = {
     "time": {"type": "integer", "maximum": (1 << 32) - 1},
     "kill": {"type": "integer", "maximum": (1 << 32) - 1},
     "umask": {"type": "integer", "maximum": 0o777},
+    "rows": {"type": "integer", "maximum": (1 << 16) - 1},
+    "columns": {"type": "integer", "maximum": (1 << 16) - 1},
     "network": {"enum": ["none", "host"]},
 }
 BOUNDS = {key: Schema(schema) for key, schema in _bounds.items()}
@@ -361,6 +363,8 @@ def _command(
         environment=variables,
         cwd=given.get("directory") or (directories[0] if directories else layout.TMP),
         terminal=given.get("terminal", False),
+        rows=given.get("rows", 0),
+        columns=given.get("columns", 0),
         reaper=given.get("init", False),
         time=given.get("time", 0),
         kill=given.get("kill"),

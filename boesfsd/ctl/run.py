@@ -117,6 +117,8 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
     for name in ("kill", "memory", "cpu", "cpuset", "tasks", "time"):
         if getattr(given, name) is not None:
             options[name] = getattr(given, name)
+    if given.tty and sys.stdout.isatty():
+        options["columns"], options["rows"] = os.get_terminal_size(sys.stdout.fileno())
     if given.workdir == "":
         raise BoesError("InvalidArgs", "-w: the name is empty", hint="name a directory")
     if given.workdir:

@@ -290,6 +290,8 @@ def test_the_plan_of_a_command(golden: Callable[[str, str], None], enforcement: 
         *("sh", "-c", "two\nlines"),
         directories=("/srv/job", "/tmp/a/b", "/usr/local/src"),
         terminal=True,
+        rows=24,
+        columns=80,
         reaper=True,
         time=5,
     )
