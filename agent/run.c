@@ -117,10 +117,10 @@ static void stop(const struct sandbox *sandbox)
 
 /*
  * Whether PID 1 of a sandbox, which the kernel spares what it has no handler for, would be spared this signal. Shells
- * block all signals for a moment now and then; who waits for signals has them blocked for good. Who has a handler may
- * execute a program that has none right before the signal comes, so it is held: while it is stopped it is in no
- * execve(2). Not done to who is stopped already, or would notice. One look decides: who had no handler at that moment
- * has to end, whatever it does next.
+ * block all signals for a moment now and then, and what comes while they are in vfork(2) may be heard by nobody; who
+ * waits for signals has them blocked for good. Who has a handler may execute a program that has none right before the
+ * signal comes, so it is held: while it is stopped it is in no execve(2). Not done to who is stopped already, or would
+ * notice. One look decides: who had no handler at that moment has to end, whatever it does next.
  */
 static bool spared(const struct sandbox *sandbox, int number, bool *held)
 {
@@ -128,7 +128,7 @@ static bool spared(const struct sandbox *sandbox, int number, bool *held)
 	struct signals signals;
 	enum disposition found = disposition_of(sandbox->init, number, &signals);
 
-	for (int i = 0; i < MOMENTS && found == BLOCKED; i++) {
+	for (int i = 0; i < MOMENTS && signals.blocked & bit_of(number); i++) {
 		nanosleep(&moment, NULL);
 		found = disposition_of(sandbox->init, number, &signals);
 	}

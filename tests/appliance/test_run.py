@@ -367,6 +367,30 @@ print(json.dumps(found))
     assert embed(lab, code) == [130] * 30
 
 
+def test_a_signal_comes_when_they_are_not_all_blocked_for_a_moment(lab: Lab) -> None:
+    """As shells do around vfork, when their own handler hears nothing yet."""
+    deaf = """
+import signal, sys, time
+deaf = True
+signal.signal(signal.SIGINT, lambda *_: deaf or sys.exit(9))
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+print("x", flush=True)
+time.sleep(0.1)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+deaf = False
+time.sleep(5)
+"""
+    code = f"""
+reading, writing = os.pipe()
+running = sandbox.start(["/usr/bin/python3", "-c", {deaf!r}], standard=[0, writing, 2])
+os.close(writing)
+os.read(reading, 10)
+running.signal(2)
+print(json.dumps(running.wait().status))
+"""
+    assert embed(lab, code) == 9
+
+
 @pytest.mark.parametrize("init", [[], ["--init"]])
 def test_a_signal_comes_once(lab: Lab, init: list[str]) -> None:
     code = f"""
