@@ -14,7 +14,7 @@ def removing_the_package_ends_functions_and_takes_module_and_programs_out_of_the
     machine = bench.lab.machine
     assert MODULE.exists()
     assert list(PINS.iterdir())
-    bench.neighbour.probe("None")
+    bench.neighbour.probe("result = 1")
     said = machine.run("dpkg", "--remove", "boesfsd", timeout=300)
     assert not MODULE.exists(), said.stdout + said.stderr
     assert not PINS.exists()
