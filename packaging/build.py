@@ -34,18 +34,11 @@ BUILDER = "1000"  # a user without rights
 
 def version() -> tuple[str, str, str]:
     """That of the package, the same without Debian's part, and the time of its changelog's entry, in seconds."""
-    said = subprocess.run(
-        ["dpkg-parsechangelog", "-l", str(DEBIAN / "changelog"), "-S", "Version"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    when = subprocess.run(
-        ["dpkg-parsechangelog", "-l", str(DEBIAN / "changelog"), "-S", "Timestamp"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    command = ["dpkg-parsechangelog", "-l", str(DEBIAN / "changelog"), "-S"]
+    said, when = (
+        subprocess.run([*command, field], check=True, capture_output=True, text=True).stdout.strip()
+        for field in ("Version", "Timestamp")
+    )
     return said, said.rpartition("-")[0], when
 
 
