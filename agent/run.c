@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, STOP_LOOKS = 1000, STOP_MS = 7000 };
+enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, VFORK = 1000, STOP_LOOKS = 1000, STOP_MS = 7000 };
 
 struct command {
 	struct sandbox *sandbox;
@@ -128,7 +128,7 @@ static bool spared(const struct sandbox *sandbox, int number, bool *held)
 	struct signals signals;
 	enum disposition found = disposition_of(sandbox->init, number, &signals);
 
-	for (int i = 0; i < MOMENTS && signals.blocked & bit_of(number); i++) {
+	for (int i = 0; signals.blocked & bit_of(number) && i < (signals.state == 'D' ? VFORK : MOMENTS); i++) {
 		nanosleep(&moment, NULL);
 		found = disposition_of(sandbox->init, number, &signals);
 	}

@@ -33,16 +33,21 @@ void boesfs_kill_caller(void)
 
 static bool is_of_mounts(const struct file *file, const struct boesfs_mounts *mounts)
 {
+	const struct path *user = file_user_path(file);
+	const struct super_block *sb = user->dentry->d_sb;
+	const struct vfsmount *above = sb->s_type == &boesfs_type ? boesfs_sb(sb)->lower : NULL;
 	unsigned int i;
 
 	/*
 	 * Only boesfs opens files on its private clones of mounts. A mapping's file is the lowest
 	 * one: ours if boesfs is the lowest that stacks, else that of overlayfs or boesfs below,
-	 * which tells the file that it was opened for: ours.
+	 * which tells the file that it was opened for: ours, or, where backing_file_open() takes a
+	 * file, the one that somebody has opened on the uppermost mount, which is ours then, since
+	 * no more than two stack.
 	 */
 	for (i = 0; i < mounts->count; i++)
-		if (file->f_path.mnt == mounts->lower[i] ||
-		    file_user_path(file)->mnt == mounts->lower[i])
+		if (file->f_path.mnt == mounts->lower[i] || user->mnt == mounts->lower[i] ||
+		    above == mounts->lower[i])
 			return true;
 	return false;
 }

@@ -27,6 +27,8 @@ from workshop import (
     kernels,
 )
 
+from boesfsd import __version__
+
 DEBUG = os.environ.get("BOESFS_KERNEL") == "debug"
 FULL = "BOESFS_FULL" in os.environ
 PREFIXES = ("test_", *(["full_"] if FULL else []), *(["debug_"] if DEBUG else []))
@@ -122,7 +124,7 @@ def test_the_folder_alone_is_enough_for_make_and_for_dkms(tmp_path: Path) -> Non
     inside(WORKSHOP, "make", "-s", "-C", "/src/module", f"KVER={release}", module=tmp_path / "kmod")
     assert (tmp_path / "kmod/boesfs.ko").exists()
     version = re.findall(r'^PACKAGE_VERSION="(.+)"', (KMOD / "dkms.conf").read_text(), re.MULTILINE)[0]
-    assert version.startswith(re.findall(r"BOESFS_ABI_MAJOR = (\d+)", (KMOD / "boesfs_abi.h").read_text())[0] + ".")
+    assert version == __version__
     source = WORKSHOP / f"usr/src/boesfs-{version}"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(KMOD, source)

@@ -107,7 +107,9 @@ def test_a_mount_over_its_own_source_and_mounts_on_mounts(s: Scene) -> None:
         page[:5] = b"BELOW"
         maps = Path("/proc/self/maps").read_text()
         page.close()
-        assert " /d/f\n" in maps, "the path in the lower boesfs's mount of the source, which has no place of its own"
+        # newer kernels show the path that was opened; others that in the lower boesfs's mount of the source, which has
+        # no place of its own
+        assert f" {two}/d/f\n" in maps or " /d/f\n" in maps
         fcntl.lockf(fd, fcntl.LOCK_EX)
         with opened(s.lower / "d/f", os.O_RDWR) as below, refused(errno.EAGAIN):
             ofd(below, fcntl.F_WRLCK)

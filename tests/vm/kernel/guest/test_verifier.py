@@ -36,6 +36,9 @@ MESSAGES = {
     "bad_wide": "boesfs: only boesfs_ctx.flags and .allow are writable, each whole (offset 80, size 4)",
 }
 
+# What newer kernels say before the module is asked.
+NEWER = {"bad_kept_write": ("only read is supported",)}
+
 
 def test_a_program_without_a_fault_is_accepted(s: Scene) -> None:
     said = run(LOADER, "verify", T / "good_least.bpf.o").stdout
@@ -54,7 +57,7 @@ def test_a_program_with_one_fault_is_refused_for_it(s: Scene) -> None:
         elif isinstance(wanted, int):
             if int(verdict[1]) != wanted:
                 wrong.append(f"{program}: errno {wanted} was expected: {said}")
-        elif wanted not in verdict[2]:
+        elif not any(text in verdict[2] for text in (wanted, *NEWER.get(program, ()))):
             wrong.append(f"{program}: {wanted!r} was expected: {said}")
     assert not wrong, "\n".join(wrong)
 
