@@ -144,7 +144,7 @@ appliance-test: $(VENV)/.done all
 
 # In clean chroots of Debian 13: docs/packaging.md. They are left in build/deb and build/rpm.
 deb rpm: host-packages
-	$(PYTHON) packaging/build.py $@
+	$(PYTHON) packaging/packages.py $@
 
 package-test: $(VENV)/.done
 	$(VENV)/bin/python -m pytest tests/packages --durations 5

@@ -10,6 +10,8 @@ from pathlib import Path
 from boesfsd.errors import BoesError
 
 CONF = Path("/etc/boesfsd")
+MODULE, PINS = Path("/sys/module/boesfs"), Path("/sys/fs/bpf/boesfs")
+"""Where the kernel shows that BoesFS is there, and the policy programs."""
 LEVELS = ("error", "warning", "info", "debug")
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 UID_LOWEST, UID_HIGHEST = 100_000, 4_294_900_000

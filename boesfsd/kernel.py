@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 from _boesfs_bpf import ffi, lib
 
+from boesfsd.config import MODULE, PINS
 from boesfsd.errors import BoesError
 from boesfsd.model import Learn
 from boesfsd.policy.image import FORMATS, ROW, SHORT_KEY, Image
 
-MODULE = Path("/sys/module/boesfs")
-PINS = Path("/sys/fs/bpf/boesfs")
 OBJECT = Path("/usr/lib/boesfs/boesfs_policy.bpf.o")
 MAPS = ("table_rows", "table_names", "table_long_names", "tables", "programs", "counts", "kills", "told", "records")
 LATER = {"told"}  # maps that programs of older versions have not

@@ -8,16 +8,15 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from boesfsd import config
+from boesfsd.config import MODULE, PINS
 from boesfsd.errors import BoesError
 
 log = logging.getLogger("boesfs-setup")
 MODPROBE = ("/usr/sbin/modprobe", "boesfs")
 RMMOD = ("/usr/sbin/rmmod", "boesfs")
 REMOVE, PATIENCE = "--remove", 5.0  # seconds
-MODULE, PINS = Path("/sys/module/boesfs"), Path("/sys/fs/bpf/boesfs")  # as in kernel, which needs libbpf
 
 
 def run() -> None:
@@ -32,7 +31,7 @@ def run() -> None:
         problem = f"boesfsd's way to libbpf cannot be loaded: {error}"
         raise BoesError("Unsupported", problem, hint="make -C bpf, then make install BPF=bpf") from error
 
-    if not kernel.MODULE.exists():
+    if not MODULE.exists():
         done = subprocess.run(MODPROBE, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BoesError(

@@ -25,8 +25,9 @@ PACKAGES = (
 )
 OURS = (
     *("usr/lib/boesfs", "usr/sbin/boesfsd", "usr/lib/systemd/system/boesfs*", "usr/lib/*.d/boesfsd.conf"),
-    *("usr/share/dbus-1/*/org.boesfs.*", "usr/share/polkit-1/actions/org.boesfs.*", "usr/share/man/man?/boesfs*"),
-    *("usr/share/doc/boesfsd", "etc/boesfsd", "usr/bin/boesfsctl", "usr/include/boesfs"),
+    *("usr/share/dbus-1/*/org.boesfs.*", "usr/share/polkit-1/actions/org.boesfs.*", "usr/share/man/man?/*boesfs*"),
+    *("usr/share/doc/boesfsd", "etc/boesfsd", "usr/bin/boesfs*", "usr/include/boesfs"),
+    *("usr/bin/gofs", "usr/share/man/man1/gofs.1", "usr/lib/systemd/catalog/boesfs.catalog"),
 )
 
 
@@ -61,6 +62,13 @@ def build_root() -> None:
     stamp.write_text(wanted)
 
 
+def take_out(root: Path) -> None:
+    """What `make install` has left in ROOT."""
+    for pattern in OURS:
+        for path in root.glob(pattern):
+            subprocess.run(["rm", "-r", str(path)], check=True)
+
+
 def install(bpf: Path | None = None) -> None:
     """Put the project into build/root as `make install` lays it out on any host, with what bpf/ was built to in BPF."""
     version = subprocess.run(
@@ -69,9 +77,7 @@ def install(bpf: Path | None = None) -> None:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    for pattern in OURS:  # what is no longer installed shall be missed
-        for path in ROOT.glob(pattern):
-            subprocess.run(["rm", "-r", str(path)], check=True)
+    take_out(ROOT)  # what is no longer installed shall be missed
     settings = [f"DESTDIR={ROOT}", f"PYTHON_VERSION={version}", f"BPF={bpf or ''}"]
     subprocess.run(["make", "--no-print-directory", "install", *settings], cwd=TOP, check=True)
 

@@ -9,9 +9,8 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP / name) for name in ("packaging", "tests/vm", "tests/appliance")]
-from machine import OURS, Machine, build_root  # noqa: E402
-
-from build import build_deb  # noqa: E402
+from machine import Machine, build_root, take_out  # noqa: E402
+from packages import build_deb  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +24,7 @@ def bare(debs: Path) -> Iterator[Machine]:
     """A host that has what the packages depend on; they are in /srv/deb, which apt takes for the archive."""
     build_root()
     with Machine("packages") as machine:
-        for pattern in OURS:
-            machine.shell(f"rm -rf /{pattern}")
-        machine.shell("rm -f /usr/bin/boesfs /usr/bin/gofs; systemctl daemon-reload")
+        take_out(machine.root)
+        machine.shell("systemctl daemon-reload")
         machine.copy_in(debs, "/srv/deb")
         yield machine

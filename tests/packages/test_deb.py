@@ -9,11 +9,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from layers import checked, layer_of
 from machine import Machine
-from workshop import WORKSHOP, kernels
+from packages import DEBIAN, TOP, build_deb, version
+from workshop import kernels
 
 from boesfsd import __version__
-from build import CLEAN, DEBIAN, TOP, build_deb, in_layers, version
 
 APP, FUNCTION = "demo", "hello"
 MANAGER = "org.boesfs.Faas1 /org/boesfs/Faas1 org.boesfs.Faas1.Manager"
@@ -39,20 +40,10 @@ def found(debs: Path, name: str) -> Path:
     return deb
 
 
-def checked(layer: Path, script: str) -> str:
-    """What SCRIPT says in the workshop with the packages at /deb; it is shown if it fails."""
-    in_layers([layer, WORKSHOP], CLEAN / "check", script)
-    return (CLEAN / "check.log").read_text()
-
-
 @pytest.fixture(scope="session")
 def layer(debs: Path) -> Path:
     """The packages, at /deb."""
-    place = CLEAN / "layer"
-    subprocess.run(["rm", "-rf", str(place)], check=True)
-    place.mkdir(parents=True)
-    subprocess.run(["cp", "-r", str(debs), str(place / "deb")], check=True)
-    return place
+    return layer_of("layer", deb=debs)
 
 
 def test_versions_are_the_same_everywhere() -> None:

@@ -2,14 +2,12 @@
 """The RPMs, as far as a Debian machine allows: docs/packaging.md says what is not run."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+from layers import checked, layer_of
 from machine import Machine
-from workshop import WORKSHOP
-
-from build import CLEAN, SPEC, build_rpm, in_layers, version
+from packages import SPEC, build_rpm, version
 
 MANAGER = "org.boesfs.Faas1 /org/boesfs/Faas1 org.boesfs.Faas1.Manager"
 
@@ -17,25 +15,12 @@ MANAGER = "org.boesfs.Faas1 /org/boesfs/Faas1 org.boesfs.Faas1.Manager"
 @pytest.fixture(scope="session")
 def layer() -> Path:
     """The packages, at /rpms, and what they are made by, at /spec."""
-    place = CLEAN / "layer-rpm"
-    subprocess.run(["rm", "-rf", str(place)], check=True)
-    place.mkdir(parents=True)
-    subprocess.run(["cp", "-r", str(build_rpm()), str(place / "rpms")], check=True)
-    subprocess.run(["cp", "-r", str(SPEC), str(place / "spec")], check=True)
-    return place
-
-
-def checked(layer: Path, script: str) -> str:
-    """What SCRIPT says in the workshop; it is shown if it fails."""
-    in_layers([layer, WORKSHOP], CLEAN / "check-rpm", script)
-    return (CLEAN / "check-rpm.log").read_text()
+    return layer_of("layer-rpm", rpms=build_rpm(), spec=SPEC)
 
 
 def test_rpmlint_has_nothing_to_say(layer: Path) -> None:
     said = checked(layer, "cd /rpms; rpmlint -c /spec/rpmlint.toml *.rpm /spec/boesfsd.spec")
     assert "0 errors, 0 warnings" in said, said
-    reasons = re.findall(r'^    (#|")', (SPEC / "rpmlint.toml").read_text(), re.MULTILINE)
-    assert reasons[0] == "#"
 
 
 def test_the_version_is_that_of_debian_s(layer: Path) -> None:
@@ -65,7 +50,7 @@ rpm --root /mnt --nodeps -V boesfsd boesfs-runtime-python
 
 def test_it_is_installed_and_its_function_answers(layer: Path, bare: Machine) -> None:
     """By rpm, on a Debian, whose Python has its packages elsewhere; its scripts run there, and its units."""
-    in_layers([layer, WORKSHOP], CLEAN / "check-rpm", INSTALL, beside=bare.root)
+    checked(layer, INSTALL, bare.root)
     bare.shell("mkdir -p /usr/lib64/python3.13")
     bare.shell("ln -s /usr/lib/python3/dist-packages /usr/lib64/python3.13/site-packages")
     bare.shell("systemctl daemon-reload; systemctl enable --now boesfsd")
@@ -76,5 +61,5 @@ def test_it_is_installed_and_its_function_answers(layer: Path, bare: Machine) ->
     assert bare.shell(call) == '{"message": "Hello rpm"}'
 
     bare.shell("systemctl stop boesfsd.socket boesfsd.service 'boesfs-fn@*'")
-    in_layers([layer, WORKSHOP], CLEAN / "check-rpm", "rpm --root /mnt --nodeps -e boesfsd", beside=bare.root)
+    checked(layer, "rpm --root /mnt --nodeps -e boesfsd", bare.root)
     assert bare.shell("ls -d /usr/lib/boesfs/python /etc/boesfsd /usr/sbin/boesfsd 2>/dev/null || true") == ""

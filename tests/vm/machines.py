@@ -44,7 +44,7 @@ class Run:
 def _pack(archive: Path) -> None:
     """What tests need of boesfsd, and the random policies of the unit tests, where Python can import it from."""
     with zipfile.ZipFile(archive, "w") as out:
-        for name in ("__init__.py", "errors.py", "model.py", "kernel.py"):
+        for name in ("__init__.py", "errors.py", "model.py", "config.py", "kernel.py"):
             out.write(TOP / "boesfsd" / name, f"boesfsd/{name}")
         for file in (TOP / "boesfsd/policy").glob("*.py"):
             out.write(file, f"boesfsd/policy/{file.name}")

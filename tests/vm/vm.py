@@ -10,12 +10,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine import BUILD, OURS, ROOT, TOP, build_root
+from machine import BUILD, ROOT, TOP, build_root, take_out
 from qemu import power_on, text_of
 from workshop import WORKSHOP, build, build_examples, inside, kernels
 
 sys.path.insert(0, str(TOP / "packaging"))
-from build import build_deb, in_layers
+from packages import build_deb, in_layers
 
 IMAGE = BUILD / "vm.ext4"
 DIRECTORY = BUILD / "vm"
@@ -107,9 +107,7 @@ def build_image(debs: Path, module: Path) -> None:
 
 def _install(root: Path, debs: Path) -> None:
     """In place of what `make install` has put there."""
-    for pattern in OURS:
-        for path in root.glob(pattern):
-            subprocess.run(["rm", "-r", str(path)], check=True)
+    take_out(root)
     place = root / "srv/deb"
     shutil.copytree(debs, place)
     names = ("boesfsd", "boesfs-runtime-python")

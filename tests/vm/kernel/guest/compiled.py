@@ -16,7 +16,7 @@ from scene import Scene, T, opened
 sys.path.insert(0, str(T / "boesfsd.zip"))
 import policies
 
-from boesfsd import kernel
+from boesfsd import config, kernel
 from boesfsd.model import Learn
 from boesfsd.policy import compiler, image, operations, oracle
 from boesfsd.policy.places import parse
@@ -84,7 +84,7 @@ class Tables:
         for number in (1, 2):
             self.kernel.take_away(number)
         self.kernel.close()
-        for pin in kernel.PINS.iterdir():
+        for pin in config.PINS.iterdir():
             pin.unlink()
 
 

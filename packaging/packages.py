@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the packages: `build.py deb` leaves them, and their source, in build/deb.
+"""Builds the packages: `packages.py deb` leaves them, and their source, in build/deb.
 
 They are built in a clean Debian 13 chroot, which has what Build-Depends names and nothing else, without a network, by a
 user without rights. The function development kit, which Debian has not, is fetched before by pip, as its hash says, and
@@ -91,9 +91,9 @@ def wanted_packages() -> list[str]:
     return [real.get(name, name) for name in names if name != "dh-sequence-installsysusers"]
 
 
-def in_layers(layers: list[Path], upper: Path, script: str, *words: str, beside: Path | None = None) -> None:
+def in_layers(layers: list[Path], upper: Path, script: str, *words: str, beside: Path | None = None) -> str:
     """SCRIPT, in a root of LAYERS, the first over the others, whose changes are left in UPPER; without a network, and
-    with BESIDE at /mnt. SystemExit shows what it said if it fails."""
+    with BESIDE at /mnt; its output. SystemExit shows that if it fails."""
     for path in (upper, upper.with_name(upper.name + ".work"), upper.with_name(upper.name + ".root")):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
@@ -108,9 +108,9 @@ def in_layers(layers: list[Path], upper: Path, script: str, *words: str, beside:
     done = subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
-    (upper.parent / f"{upper.name}.log").write_text(done.stdout)
     if done.returncode:
         raise SystemExit(f"{script.strip().splitlines()[-1]} ended with {done.returncode}:\n{done.stdout[-6000:]}")
+    return done.stdout
 
 
 def _clean() -> Path:
