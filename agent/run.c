@@ -22,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, MOMENTS = 30, VFORK = 1000, STOP_LOOKS = 1000, STOP_MS = 7000 };
+enum { NO_SANDBOX = 125, TIMED_OUT = 124, BY_SIGNAL = 128, PATIENCE = 1000, STOP_LOOKS = 1000, STOP_MS = 7000 };
 
 struct command {
 	struct sandbox *sandbox;
@@ -115,6 +115,12 @@ static void stop(const struct sandbox *sandbox)
 		nanosleep(&moment, NULL);
 }
 
+/* What a look at who has blocked a signal takes of our patience: in vfork(2) it will go on, or on a CPU, asleep hardly. */
+static int cost_of(char state)
+{
+	return state == 'D' ? 1 : state == 'R' ? 3 : PATIENCE / 30;
+}
+
 /*
  * Whether PID 1 of a sandbox, which the kernel spares what it has no handler for, would be spared this signal. Shells
  * block all signals for a moment now and then, and what comes while they are in vfork(2) may be heard by nobody; who
@@ -128,7 +134,7 @@ static bool spared(const struct sandbox *sandbox, int number, bool *held)
 	struct signals signals;
 	enum disposition found = disposition_of(sandbox->init, number, &signals);
 
-	for (int i = 0; signals.blocked & bit_of(number) && i < (signals.state == 'D' ? VFORK : MOMENTS); i++) {
+	for (int spent = 0; signals.blocked & bit_of(number) && spent < PATIENCE; spent += cost_of(signals.state)) {
 		nanosleep(&moment, NULL);
 		found = disposition_of(sandbox->init, number, &signals);
 	}

@@ -161,9 +161,17 @@ class Machine:
         raise RuntimeError(f"appliance {self.name} did not boot:\n{console}")
 
     def enter(self, *command: str) -> list[str]:
-        """The command line that runs COMMAND inside."""
+        """The command line that runs COMMAND inside, where no signal is ignored that is ignored here."""
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]
-        environment = ["env", "-i", "--chdir=/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "TERM=dumb"]
+        environment = [
+            "env",
+            "-i",
+            "--default-signal",
+            "--chdir=/",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG=C.UTF-8",
+            "TERM=dumb",
+        ]
         return ["nsenter", f"--target={self._leader}", *namespaces, "--", *environment, *command]
 
     def run(
