@@ -253,7 +253,15 @@ class _Compiler:
             for other in here if decided else ():
                 if other is not first and other.number not in moot and self._is_moot(other, first, decided):
                     moot.add(other.number)
+                    self._use(first, decided, self._below(other))
         return nodes - moot
+
+    def _use(self, first: _Node, decided: Verdict | None, moot: _Below) -> None:
+        """FIRST's rules for what is DECIDED are not idle when something MOOT would have decided otherwise."""
+        if decided and any(self.verdicts[number].allow != decided.allow for number in moot.verdicts):
+            for rule in first.rules:
+                if self.verdicts[self.verdict_of[rule]] == decided:
+                    self.used[rule] = 1
 
     def _decided(self, node: _Node) -> Verdict | None:
         """What NODE's own place decides, whatever the arguments."""
@@ -406,6 +414,8 @@ class _Compiler:
                 for other, (_, node) in enumerate(globs)
                 if other != number and node.is_leaf and self._is_moot(node, first, decided)
             }
+            for other in moot[number]:
+                self._use(first, decided, self._below(globs[other][1]))
         return self._machine(tuple((glob, child.number) for glob, child in globs), end, moot)
 
     def _machine(

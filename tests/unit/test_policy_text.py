@@ -409,7 +409,12 @@ def test_rules_that_decide_nothing_are_told(rule: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["{deny: read, on: /usr/x}", "{allow: exec, on: /usr/x}", "{deny: read, on: /x, kill: 1}"]
+    "rule",
+    [
+        *("{deny: read, on: /usr/x}", "{allow: exec, on: /usr/x}", "{deny: read, on: /x, kill: 1}"),
+        *("{deny: all, on: /usr/x/**}", "{deny: all, on: '/usr/*.d/**'}"),
+        "{allow: read, on: '/x/a*'}\n    - {deny: all, on: '/x/ab*'}",
+    ],
 )
 def test_rules_that_decide_something_are_not(rule: str) -> None:
     assert findings(RULES.format(rule)) == []
