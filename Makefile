@@ -21,11 +21,12 @@ BPF ?=
 AGENT_SOURCES := $(wildcard agent/*.c)
 AGENT_SOURCES := $(filter-out agent/seccomp-profile.c,$(AGENT_SOURCES))
 
-.PHONY: all help host-packages venv install demo test unit lint appliance-test deb rpm package-test test-vm test-vm-full bench bench-vm mutate fuzz soak clean
+.PHONY: all help host-packages venv install demo demo-vm test unit lint appliance-test deb rpm package-test test-vm test-vm-full bench bench-vm mutate fuzz soak clean
 all: $(BUILD)/boesfs-agent $(BUILD)/function.bpf $(BUILD)/system-calls
 
 help:
 	@echo "make demo            boot an appliance, deploy a function, call it, show what it may not do"
+	@echo "make demo-vm         the same with packages, on a kernel of its own with BoesFS: what a function that means harm meets"
 	@echo "make test            all tests (make unit, make appliance-test and make test-vm are its parts)"
 	@echo "make test-vm-full    the kernel module's long tests; make test-vm KERNEL=debug: on a kernel that checks itself"
 	@echo "make bench           cold and warm starts beside other ways to run the same function"
@@ -128,13 +129,17 @@ install: all $(BUILD)/fdk-$(PYTHON_VERSION)/.done
 demo: host-packages
 	@$(PYTHON) tests/appliance/demo.py
 
+# The product as packages on a kernel of its own, in an emulated machine: some five minutes.
+demo-vm: host-packages
+	@$(PYTHON) tests/vm/demo_vm.py
+
 # Levels: unit (pure parts and adapters with the real things they own), appliance (real systemd), packages (as a host
 # gets them), vm (a kernel of its own, for limits).
 test: host-packages
 	@tests/stage.sh unit 5 $(MAKE) --no-print-directory unit
 	@tests/stage.sh appliance 20 $(MAKE) --no-print-directory appliance-test
 	@tests/stage.sh packages 10 $(MAKE) --no-print-directory package-test
-	@tests/stage.sh vm 25 $(MAKE) --no-print-directory test-vm
+	@tests/stage.sh vm 30 $(MAKE) --no-print-directory test-vm
 unit: $(VENV)/.done all
 	$(VENV)/bin/python -m pytest tests/unit -n 2 --durations 5
 

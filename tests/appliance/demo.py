@@ -8,25 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import BUILD, TOP, Machine, build_root, install
+from tour import MANAGER, leftovers, say, show
 
-MANAGER = "busctl call org.boesfs.Faas1 /org/boesfs/Faas1 org.boesfs.Faas1.Manager"
 FUNCTION = "org.boesfs.Faas1 /org/boesfs/Faas1/function/demo/hello org.boesfs.Faas1.Function"
 SECRET = "/etc/shadow"
 IDLE = 2
-BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
-
-
-def say(text: str) -> None:
-    """A sentence between the commands."""
-    print(f"\n{BOLD}{text}{PLAIN}", flush=True)
-
-
-def show(machine: Machine, command: str, *, check: bool = True) -> str:
-    """Print COMMAND, run it inside, print and return its output."""
-    print(f"{DIM}appliance#{PLAIN} {command}", flush=True)
-    output = machine.shell(f"{command} 2>&1", check=check)
-    print(output.rstrip("\n"), flush=True)
-    return output
 
 
 def call(machine: Machine, function_id: str, body: str) -> tuple[int, float, str]:
@@ -47,20 +33,6 @@ def wait_for_idle_exit(machine: Machine, unit: str) -> None:
         time.sleep(0.1)
 
 
-def leftovers(machine: Machine, unit: str, function_id: str) -> list[str]:
-    """What an ended instance left behind: processes, its control group, mounts."""
-    found = []
-    for what, command in (
-        ("process", f"pgrep -f '[b]oesfs-agent {function_id}|[/]python/bin/fdk'"),
-        ("cgroup", f"find /sys/fs/cgroup -name '{unit}'"),
-        ("mount", "cat /proc/[0-9]*/mountinfo 2>/dev/null | grep -F /boesfsd/code"),
-    ):
-        print(f"{DIM}appliance#{PLAIN} {command}", flush=True)
-        found += [f"{what}: {line}" for line in machine.shell(command, check=False).splitlines()]
-    print("(nothing)" if not found else "\n".join(found), flush=True)
-    return found
-
-
 def tour(machine: Machine) -> dict[str, object]:
     """The walk; what make demo reports."""
     say("Start boesfsd, make an app and deploy a Python function over D-Bus.")
@@ -69,6 +41,7 @@ def tour(machine: Machine) -> dict[str, object]:
     show(machine, f"{MANAGER} CreateApp 'sa{{sv}}' demo 0")
     show(machine, f"{MANAGER} Deploy 'sssa{{sv}}' demo hello /srv/hello-python 1 idle_timeout i {IDLE}")
     function_id = show(machine, f"busctl get-property {FUNCTION} Id").split('"')[1]
+    digest = show(machine, f"busctl get-property {FUNCTION} Digest").split('"')[1]
     unit = f"boesfs-fn@{function_id}:0.service"
 
     say("Call it over HTTP. The first call starts a unit, the second finds it warm.")
@@ -90,7 +63,7 @@ def tour(machine: Machine) -> dict[str, object]:
     say(f"After {IDLE} s without a call the instance ends, and nothing of it is left.")
     wait_for_idle_exit(machine, unit)
     show(machine, f"systemctl is-active '{unit}' 'boesfs-fn@{function_id}:0.socket'", check=False)
-    left = leftovers(machine, unit, function_id)
+    left = leftovers(machine, unit, digest)
 
     say("The socket still listens: the next call starts it again.")
     again, _, _ = call(machine, function_id, '{"name": "again"}')

@@ -12,6 +12,7 @@ from pathlib import Path
 import learn_checks  # noqa: F401 (as the next)
 import limits_checks  # noqa: F401 (their checks are in the list by that)
 import policy_checks  # noqa: F401
+import promise_checks  # noqa: F401
 import run_checks  # noqa: F401
 import uninstall_checks  # noqa: F401 (the last)
 from bench import CHECKS, Bench

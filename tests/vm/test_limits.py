@@ -6,6 +6,7 @@ here."""
 import learn_checks  # noqa: F401 (as the next)
 import limits_checks  # noqa: F401 (their checks are in the list by that)
 import policy_checks  # noqa: F401
+import promise_checks  # noqa: F401
 import pytest
 import run_checks  # noqa: F401
 import uninstall_checks  # noqa: F401
@@ -25,7 +26,8 @@ def test_on_a_kernel_of_its_own(report: Report, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for module in ("policy", "learn", "run", "uninstall") for name in names(f"{module}_checks")]
+    "name",
+    [name for module in ("policy", "learn", "run", "promise", "uninstall") for name in names(f"{module}_checks")],
 )
 def test_with_boesfs(report: Report, name: str) -> None:
     holds(report, name)

@@ -21,7 +21,7 @@ IMAGE = BUILD / "vm.ext4"
 DIRECTORY = BUILD / "vm"
 APPLIANCE = TOP / "tests/appliance"
 HERE = Path(__file__).parent
-WORDS = ("lab.py", "machine.py", "bus_client.py", "../punctual.py")
+WORDS = ("lab.py", "machine.py", "tour.py", "bus_client.py", "../punctual.py")
 CHECKS = (
     "checks.py",
     "bench.py",
@@ -29,6 +29,8 @@ CHECKS = (
     "policy_checks.py",
     "learn_checks.py",
     "run_checks.py",
+    "promise.py",
+    "promise_checks.py",
     "uninstall_checks.py",
 )
 DEADLINE = 1800.0  # seconds from power-on until it is killed
@@ -44,7 +46,7 @@ FailureAction=poweroff-immediate
 [Service]
 Type=oneshot
 Environment=PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
-ExecStart=/usr/bin/python3 -u {INSTALL_TO}/checks.py /dev/ttyS1
+ExecStart=/usr/bin/python3 -u {INSTALL_TO}/%s /dev/ttyS1
 TimeoutStartSec={GUEST_DEADLINE}
 StandardOutput=journal+console
 StandardError=journal+console
@@ -83,8 +85,9 @@ class Report:
         return found
 
 
-def build_image(debs: Path, module: Path) -> None:
-    """build/root with the packages, the kernel module and the checks as an ext4 image; build/root is not written to."""
+def build_image(debs: Path, module: Path, program: str, *, installed: bool) -> None:
+    """build/root with the packages, which are INSTALLED or lie in /srv/deb, the kernel module and what is to be run, as
+    an ext4 image; build/root is not written to."""
     for part in ("upper", "work", "root"):
         shutil.rmtree(DIRECTORY / part, ignore_errors=True)
         (DIRECTORY / part).mkdir(parents=True)
@@ -92,8 +95,8 @@ def build_image(debs: Path, module: Path) -> None:
     options = f"lowerdir={ROOT},upperdir={DIRECTORY}/upper,workdir={DIRECTORY}/work"
     subprocess.run(["mount", "-t", "overlay", "boesfs-vm", "-o", options, str(root)], check=True)
     try:
-        _install(root, debs)
-        _furnish(root)
+        _install(root, debs, installed=installed)
+        _furnish(root, program)
         _add_module(root, module)
         IMAGE.unlink(missing_ok=True)
         with IMAGE.open("wb") as image:
@@ -105,16 +108,19 @@ def build_image(debs: Path, module: Path) -> None:
         subprocess.run(["umount", str(root)], check=True)
 
 
-def _install(root: Path, debs: Path) -> None:
+def _install(root: Path, debs: Path, *, installed: bool) -> None:
     """In place of what `make install` has put there."""
     take_out(root)
     place = root / "srv/deb"
     shutil.copytree(debs, place)
-    names = ("boesfsd", "boesfs-runtime-python")
-    inside(
-        root, "dpkg", "--install", *(f"/srv/deb/{file.name}" for name in names for file in place.glob(f"{name}_*.deb"))
-    )
-    shutil.rmtree(place)
+    if installed:
+        inside(root, "dpkg", "--install", *(f"/srv/deb/{file.name}" for file in packages_in(place)))
+        shutil.rmtree(place)
+
+
+def packages_in(place: Path) -> list[Path]:
+    """Those that need no kernel headers."""
+    return [file for name in ("boesfsd", "boesfs-runtime-python") for file in place.glob(f"{name}_*.deb")]
 
 
 def build_dkms_module(debs: Path) -> Path:
@@ -132,14 +138,14 @@ dkms install boesfs/$(ls /usr/src | sed -n 's/^boesfs-//p') -k {release}
     return upper / "usr/lib/modules" / release / "updates/dkms/boesfs.ko.xz"
 
 
-def _furnish(root: Path) -> None:
+def _furnish(root: Path, program: str) -> None:
     place = root / INSTALL_TO.lstrip("/")
     place.mkdir(parents=True)
     examples = sorted(build_examples().glob("*.bpf.o"))
     for file in (*(HERE / name for name in CHECKS), *(APPLIANCE / name for name in WORDS), *examples):
         shutil.copy2(file, place)
     units = root / "etc/systemd/system"
-    (units / "boesfs-checks.service").write_text(UNIT)
+    (units / "boesfs-checks.service").write_text(UNIT % program)
     wants = units / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     for unit in ("boesfs-checks.service", "boesfsd.service"):
@@ -149,6 +155,7 @@ def _furnish(root: Path) -> None:
     for unit in MASKED:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
+    (root / "etc/boesfsd/conf.d").mkdir(parents=True, exist_ok=True)
     (root / "etc/boesfsd/conf.d/50-vm.conf").write_text(SETTINGS)
     (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     (root / "etc/fstab").write_text("")
@@ -164,12 +171,13 @@ def _add_module(root: Path, module: Path) -> None:
     subprocess.run(["chroot", str(root), "depmod", kernels()[0].release], check=True)
 
 
-def run() -> Report:
-    """Build what is missing, boot, and wait until the guest is off."""
+def run(program: str = "checks.py", *, installed: bool = True) -> Report:
+    """Build what is missing, boot, and wait until the guest has run PROGRAM and is off. Without INSTALLED it finds the
+    packages in /srv/deb."""
     build_root()
     build()
     debs = build_deb()
-    build_image(debs, build_dkms_module(debs))
+    build_image(debs, build_dkms_module(debs), program, installed=installed)
     console, results = DIRECTORY / "console.log", DIRECTORY / "results.log"
     for file in (console, results):
         file.unlink(missing_ok=True)
