@@ -24,10 +24,10 @@
 enum { NAMES = sizeof syscall_names / sizeof *syscall_names };
 _Static_assert((int)NAMES < (int)SYSCALLS_SEEN, "the last byte of what is seen is for something else");
 
-/* Allowed whatever a function names: its end, signals, what the vDSO falls back on, and what our PID 1 ends by. */
+/* Allowed whatever is named: its end, its last words, signals, what the vDSO falls back on, what our PID 1 ends by. */
 static char *always[] = {
 	"exit", "exit_group", "rt_sigreturn", "restart_syscall", "clock_gettime", "gettimeofday", "time", "getcpu",
-	"sendmsg", "rt_sigtimedwait", "wait4", "kill",
+	"sendmsg", "rt_sigtimedwait", "wait4", "kill", "write", "writev",
 };
 
 int filter_read(struct sock_fprog *filter, const char *path)

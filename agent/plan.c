@@ -118,7 +118,8 @@ int plan_read(struct plan *plan, const char *file)
 
 	memset(plan, 0, sizeof *plan);
 	if (!text) {
-		snprintf(plan->error, sizeof plan->error, "cannot read plan %s: %s", file, strerror(errno));
+		snprintf(plan->error, sizeof plan->error, "cannot read plan %s: %s%s", file, strerror(errno),
+			 errno == ENOENT ? "; why boesfsd did not write it is in its journal" : "");
 		return -1;
 	}
 	for (const char *c = text; *c; c++)

@@ -33,7 +33,7 @@ TABLE = {
         Kind(PREFIX + "RequestTooLarge", 413, 2, "the request body is over max-request-size"),
         Kind(PREFIX + "NoSpace", 507, 75, "the disk under /var/lib/boesfsd is full"),
         Kind(PREFIX + "Unsupported", 501, 69, "this host cannot do what is asked"),
-        Kind(PREFIX + "Busy", 503, 75, "no instance was free before the deadline"),
+        Kind(PREFIX + "Busy", 503, 75, "no instance was free before the deadline, or the function learns already"),
         Kind(PREFIX + "Stopped", 503, 75, "the function was stopped during the call"),
         Kind(PREFIX + "Cancelled", 503, 75, "the call was cancelled"),
         Kind(PREFIX + "Timeout", 504, 75, "the call's deadline passed; the instance was killed"),

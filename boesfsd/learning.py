@@ -89,7 +89,7 @@ class Learning:
                 raise BoesError("Failed", "boesfsd ends")
             if any(self._judges(session) for session in self._sessions.values() if session.uid == function.uid):
                 hint = "it ends with boesfsctl learn that began it, or when its time is over"
-                raise BoesError("Failed", f"{function.label} learns already", hint=hint)
+                raise BoesError("Busy", f"{function.label} learns already", hint=hint)
             wanted = await asyncio.to_thread(self._functions.wanted, function)
             if wanted is None or policies.enforcement != "boesfs":
                 problem = f"{function.label} has no policy that could be learned"

@@ -5,7 +5,9 @@ import argparse
 import contextlib
 import difflib
 import http.client
+import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -28,8 +30,9 @@ def add(verbs: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
         "learn",
         help="propose a policy from what a function does",
         description="Propose a policy from what a function does: while it is called with --call, while COMMAND "
-        "runs, or until Ctrl-C or the end of the time. Meanwhile it is denied nothing. Shown is what the proposal "
-        "would change; comments in it say where it allows more than was seen.",
+        "runs, or until Ctrl-C or the end of the time. Meanwhile no file is denied to it. Shown is what the proposal "
+        "would change; comments in it say where it allows more than was seen. Exit status 1: it is proposed, but a "
+        "call was not answered with 2xx, or COMMAND failed.",
         epilog='Example: boesfsctl learn -o learned.yaml --call \'{"name": "Ada"}\' shop/hello; then '
         "boesfsctl policy set -f learned.yaml shop/hello",
     )
@@ -45,7 +48,7 @@ def add(verbs: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
         "--system-calls", action="store_true", help="propose func.yaml's system_calls too; calls are slower meanwhile"
     )
     learn.add_argument("--exact", action="store_true", help="propose what was seen and nothing more general")
-    learn.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the proposal there too")
+    learn.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the policy there too, over what it has")
     learn.add_argument("whose", metavar="APP/FN", help="which function")
     learn.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND", help="what calls it")
     learn.set_defaults(serve=_serve)
@@ -70,19 +73,23 @@ def _serve(given: argparse.Namespace) -> int:
         before, where = daemon.ask("GetPolicy")[0], _address(daemon) if given.call else ("", 0)
         session = daemon.ask("StartLearning", given.seconds, {"system-calls": True} if given.system_calls else {})
         try:
-            _exercise(daemon, where, command, given)
-        except BaseException:
+            fine = _exercise(daemon, where, command, given)
+        except BaseException as error:
             with contextlib.suppress(BoesError):  # what went wrong first is told
                 daemon.ask("StopLearning", session, {"discard": True})
+            if isinstance(error, KeyboardInterrupt):
+                raise SystemExit(128 + signal.SIGINT) from None
             raise
         proposed, numbers = daemon.ask("StopLearning", session, {"exact": True} if given.exact else {})
         sys.stdout.writelines(_difference(before, proposed, given.whose))
         if given.system_calls:
             print(_system_calls(numbers["system-calls"]))
         if output:
+            if stat.S_ISREG(os.fstat(output.fileno()).st_mode):
+                output.truncate(0)
             output.write(proposed)
-    _tell(numbers)
-    return 0
+    _tell(numbers, whole=not (command or given.call))
+    return 0 if fine else 1
 
 
 def _system_calls(names: list[str]) -> str:
@@ -99,28 +106,36 @@ def _end(number: int, _frame: object) -> None:
 
 @contextlib.contextmanager
 def _opened(output: Path | None) -> Iterator[TextIO | None]:
-    """The file to write; that it cannot be is known before anything is learned."""
+    """The file to write; that it cannot be is known before anything is learned. It stays as it was if nothing is."""
+    new = output is not None and not output.exists()
     try:
-        with output.open("w", encoding="utf-8") if output else contextlib.nullcontext() as file:
+        with output.open("a", encoding="utf-8") if output else contextlib.nullcontext() as file:
             yield file
     except OSError as error:
         raise BoesError("InvalidArgs", f"{output} cannot be written: {error.strerror}") from error
+    except BaseException:
+        if output and new:
+            output.unlink(missing_ok=True)
+        raise
 
 
-def _tell(numbers: Json) -> None:
+def _tell(numbers: Json, *, whole: bool) -> None:
+    """WHOLE: that the time was over is what was asked for."""
     paths = numbers["paths"]
     print(f"{paths} {'path was' if paths == 1 else 'paths were'} used", file=sys.stderr)
     for said, warning in (
         (numbers["untold"], f"{numbers['untold']} operations could not be noted; learn again with fewer calls"),
         (numbers["denied"], f"{numbers['denied']} paths are denied all the same, by rules of its app"),
-        (numbers["early"], "the time was over before; give it more --seconds"),
+        (numbers["early"] and not whole, "the time was over before; give it more --seconds"),
         (not paths, "nothing was seen that its app does not allow; was it called?"),
     ):
         if said:
             print(f"Warning: {warning}", file=sys.stderr)
 
 
-def _exercise(daemon: Daemon, where: tuple[str, int], command: list[str], given: argparse.Namespace) -> None:
+def _exercise(daemon: Daemon, where: tuple[str, int], command: list[str], given: argparse.Namespace) -> bool:
+    """Whether all went well, as far as we know."""
+    fine = True
     if command:
         try:
             status = subprocess.run(command, check=False, stdout=sys.stderr, timeout=given.seconds).returncode
@@ -129,14 +144,18 @@ def _exercise(daemon: Daemon, where: tuple[str, int], command: list[str], given:
         except OSError as error:
             raise BoesError("InvalidArgs", f"{command[0]}: {error.strerror}") from error
         print(f"{command[0]} ended with status {status}", file=sys.stderr)
+        fine = not status
     elif given.call:
         path = f"/invoke/{daemon.about_function('Id')}"
         for number, body in enumerate(given.call, 1):
-            print(f"Call {number}: {_call(where, path, body)}", file=sys.stderr)
+            status, reason = _call(where, path, body)
+            print(f"Call {number}: {status} {reason}", file=sys.stderr)
+            fine = fine and 200 <= status < 300
     else:
         print(f"Learning for {given.seconds} seconds. Call {given.whose}; end with Ctrl-C.", file=sys.stderr)
         with contextlib.suppress(KeyboardInterrupt):
             time.sleep(given.seconds)
+    return fine
 
 
 def _address(daemon: Daemon) -> tuple[str, int]:
@@ -148,7 +167,7 @@ def _address(daemon: Daemon) -> tuple[str, int]:
     raise BoesError("Failed", "boesfsd listens on no TCP port", hint="let a command make the calls")
 
 
-def _call(where: tuple[str, int], path: str, body: str) -> str:
+def _call(where: tuple[str, int], path: str, body: str) -> tuple[int, str]:
     try:
         with contextlib.closing(http.client.HTTPConnection(*where, PATIENCE)) as connection:
             connection.request("POST", path, body.encode())
@@ -156,7 +175,7 @@ def _call(where: tuple[str, int], path: str, body: str) -> str:
             answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise BoesError("Failed", f"boesfsd does not answer: {error}") from error
-    return f"{answer.status} {answer.reason}"
+    return answer.status, answer.reason
 
 
 def _difference(before: str, proposed: str, whose: str) -> Iterator[str]:

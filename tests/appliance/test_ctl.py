@@ -60,6 +60,11 @@ def test_what_cannot_be_learned_is_named(lab: Lab, app: str) -> None:
         found = boesfsctl(lab, "learn", *words)
         assert (found[0], found[1]) == (status, ""), (words, found)
         assert said in found[2], (words, found)
+    for before in ("mine", None):  # what cannot be learned leaves the file as it was
+        lab.machine.shell(f"printf {before} > /srv/mine" if before else "rm /srv/mine")
+        assert boesfsctl(lab, "learn", "-o", "/srv/mine", "--call", "x", f"{app}/nobody")[0] == 4
+        assert lab.machine.shell("cat /srv/mine 2>/dev/null || true") == (before or "")
+        assert lab.machine.run("test", "-e", "/srv/mine", check=False).returncode == (0 if before else 1)
     bus = lab.bus
     with pytest.raises(BusError, match="does not learn"):
         bus.call(function.path, FUNCTION, "StopLearning", "ua{sv}", 1, {})

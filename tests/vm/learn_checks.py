@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a function does, told by the kernel, and the policy that is learned from it. Runs inside the VM."""
 
+import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,26 @@ def what_a_function_does_is_learned_and_the_policy_allows_that_and_no_more(bench
     assert len(told(bench, function)) == begun
     planted = "[read('/usr/share/common-licenses/GPL-3'), attempt(lambda: os.mkdir('/tmp/other')), read('/etc/group')]"
     assert inside(function, planted) == [DENIED] * 3, policy
+    function.remove()
+
+
+@check
+def learning_that_fails_or_is_interrupted_says_so(bench: Bench) -> None:
+    function = deploy(bench, ALL)
+    whose, run = f"{function.app}/{function.name}", bench.lab.machine.run
+    LEARNED.write_text("mine")
+    done = run("boesfsctl", "learn", "-o", str(LEARNED), "--call", "1 / 0", "--call", "result = 1", whose, check=False)
+    assert (done.returncode, "Call 1: 502" in done.stderr, "Call 2: 200" in done.stderr) == (1, True, True), done
+    assert LEARNED.read_text().startswith("default: deny\n"), done
+    LEARNED.write_text("mine")
+    slow = ("boesfsctl", "learn", "-o", str(LEARNED), "--call", "import time\ntime.sleep(100)", whose)
+    with subprocess.Popen(bench.lab.machine.enter(*slow), stderr=subprocess.PIPE, text=True) as learning:
+        wait_for(lambda: function.get("NRunning"), PATIENCE)
+        again = run("boesfsctl", "learn", "--call", "result = 1", whose, check=False)
+        assert (again.returncode, "learns already" in again.stderr) == (75, True), again
+        learning.send_signal(signal.SIGINT)
+        assert (learning.wait(PATIENCE), learning.stderr and learning.stderr.read()) == (130, ""), slow
+    assert LEARNED.read_text() == "mine"
     function.remove()
 
 
