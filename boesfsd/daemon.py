@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from boesfsd import __version__, config, host, runtimes
+from boesfsd import __version__, config, doctor, host, runtimes
 from boesfsd.audit import Audit
 from boesfsd.bundle import Bundles, Limits
 from boesfsd.bus.objects import Bus
@@ -31,7 +31,6 @@ log = logging.getLogger("boesfsd")
 
 LISTEN_FDS_START = 3
 STOP_PATIENCE = 6.0
-CONTROLLERS_HINT = "boot with systemd.unified_cgroup_hierarchy=1 and no cgroup v1 controllers"
 PRIORITIES = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
 
@@ -176,22 +175,8 @@ class Daemon:
     async def _check(self) -> list[tuple[str, str, str, str]]:
         """What Manager.Check answers: id, state, message, hint."""
         abi, needed = self._functions.landlock_abi, self._settings.landlock == "required"
-        favor = any(
-            "favordynmods" in line
-            for line in Path("/proc/self/mountinfo").read_text().splitlines()
-            if "cgroup2" in line
-        )
-        missing = host.missing_controllers()
-        forbidden = host.forbidden_user_namespaces()
         return [
-            ("controllers", "ok", "Memory, CPU and task limits are enforced", "")
-            if not missing
-            else (
-                "controllers",
-                "error",
-                f"Not enforced for want of cgroup v2 controllers: {missing}",
-                CONTROLLERS_HINT,
-            ),
+            *doctor.of_functions(),
             ("landlock", "ok", f"Landlock ABI {abi}", "")
             if abi
             else (
@@ -201,17 +186,6 @@ class Daemon:
                 "boot with lsm=landlock,…",
             ),
             self._check_enforcement(),
-            ("user-namespaces", "ok", "Each instance gets a user namespace of its own", "")
-            if not forbidden
-            else (
-                "user-namespaces",
-                "error",
-                f"No function can start: {forbidden} is 0",
-                f"sysctl {forbidden}={host.USER_NAMESPACES[forbidden]}",
-            ),
-            ("favordynmods", "ok", "Control groups are set for quick starts", "")
-            if favor
-            else ("favordynmods", "warning", "Starts wait for RCU in the cgroup tree", "systemctl start boesfs-setup"),
             ("listen", "ok", ", ".join(self._about()["Listen"]), "")
             if self._sockets
             else ("listen", "error", "No HTTP socket was given", "systemctl start boesfsd.socket"),

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from boesfsd import __version__
-from boesfsd.ctl import denials, learn, live, policy, programs, run
+from boesfsd.ctl import denials, doctor, learn, live, policy, programs, run
 from boesfsd.errors import BoesError
 
 FAULT = 70  # EX_SOFTWARE of sysexits(3)
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     learn.add(verbs)
     programs.add(verbs)
     denials.add(verbs)
+    doctor.add(verbs)
     run.add(verbs)
     return whole
 

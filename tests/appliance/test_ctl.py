@@ -46,6 +46,19 @@ def test_what_needs_boesfs_says_so(lab: Lab, app: str, policy: str) -> None:
     assert "enforcement = boesfs" in error
 
 
+def test_doctor_tells_what_the_host_lacks(lab: Lab) -> None:
+    status, out, error = boesfsctl(lab, "doctor", "--json")
+    rows = {row["id"]: row for row in json.loads(out)}
+    assert error == ""
+    assert status == (1 if [row for row in rows.values() if row["state"] == "error"] else 0)
+    for name in ("kernel", "boesfs", "polkit", "runtime-python", "landlock", "enforcement", "listen", "boesfsd"):
+        assert rows[name]["state"] == "ok", rows[name]
+    said = {name: [state, message, hint] for name, state, message, hint in lab.bus.manager("Check")}
+    assert said.items() <= {name: [row["state"], row["message"], row["hint"]] for name, row in rows.items()}.items()
+    status, out, _ = boesfsctl(lab, "doctor")
+    assert [line.split()[:2] for line in out.splitlines()] == [[row["state"], name] for name, row in rows.items()]
+
+
 def test_what_cannot_be_learned_is_named(lab: Lab, app: str) -> None:
     function = lab.deploy(app, {"func.py": HELLO})
     label = f"{app}/{function.name}"

@@ -24,7 +24,7 @@ RANKS = (
     {"errors", "model", "config", "documents"},
     {"options", "manifest", "units", "runtimes", "layout", "plan", "policy"},
     {"store", "bundle", "systemd", "network", "kernel", "host", "calls", "journal", "notify", "wire"},
-    {"invoke", "functions", "policies", "audit", "changes", "learning", "live", "programs", "runs", "strays"},
+    {"invoke", "functions", "policies", "audit", "changes", "doctor", "learning", "live", "programs", "runs", "strays"},
     {"bus", "web", "ctl", "sandbox"},
     {"daemon", "setup"},
     {"__main__"},

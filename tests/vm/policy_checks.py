@@ -710,6 +710,11 @@ def a_rule_s_own_threshold_counts_its_own_denials(bench: Bench) -> None:
 def check_tells_what_enforces_policies(bench: Bench) -> None:
     (row,) = (row for row in bench.lab.bus.manager("Check") if row[0] == "enforcement")
     assert row[1:] == ["ok", "Files come through BoesFS, under a policy", ""], row
+    done = bench.lab.machine.run("boesfsctl", "doctor", "--json")
+    rows = {row["id"]: (row["state"], row["message"]) for row in json.loads(done.stdout)}
+    for name in ("kernel", "btf", "module", "signatures", "bpffs", "program", "controllers", "runtime-python"):
+        assert rows[name][0] == "ok", rows
+    assert rows["module"][1].startswith("boesfs is loaded, ABI "), rows
 
 
 @check
