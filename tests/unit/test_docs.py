@@ -54,7 +54,7 @@ def test_every_error_is_described(kind: errors.Kind) -> None:
 
 
 def test_every_member_on_the_bus_is_described() -> None:
-    text = page("boesfsd.8")
+    text = page("org.boesfs.Faas1.5")
     for interface in read_xml().values():
         assert f".SS {interface.name}\n" in text
         for name in interface.methods:
@@ -63,6 +63,36 @@ def test_every_member_on_the_bus_is_described() -> None:
             assert f".B property {name} ({kind})" in text, name
         for name in interface.signals:
             assert f".B signal {name}(" in text, name
+
+
+def test_every_option_of_a_mount_and_of_the_module_is_described() -> None:
+    text, sources = page("boesfs.5"), "".join(file.read_text() for file in (TOP / "kmod").glob("*.c"))
+    options = {name: kind for kind, name in re.findall(r'fsparam_(\w+)\("(\w+)"', sources)}
+    assert len(options) > 5
+    for name, kind in options.items():
+        assert (f".B {name}\n" if kind == "flag" else f".BI {name}= ") in text, name
+    listed = text[text.index(".SH OPTIONS") : text.index(".SH MODULE")]
+    assert set(re.findall(r"^\.BI? (\w+)", listed, re.MULTILINE)) == set(options)
+    parameters = set(re.findall(r"module_param(?:_cb)?\((\w+),", sources))
+    listed = text[text.index(".SH MODULE") : text.index(".SH ERRORS")]
+    assert set(re.findall(r"^\.B (\w+)", listed, re.MULTILINE)) == parameters
+
+
+def test_every_use_of_the_agent_is_described() -> None:
+    text = page("boesfs-agent.8").replace("\\", "")
+    uses = re.findall(r'"boesfs-agent (\S+) ', (TOP / "agent/main.c").read_text())
+    assert len(uses) == 3
+    for use in uses:
+        assert re.search(rf"boesfs-agent\n?(?:\.I )?\s?{use}\n", text), use
+
+
+def test_each_page_has_its_name_and_what_it_refers_to_is_there() -> None:
+    pages = {file.name: page(file.name) for file in (TOP / "docs/man").iterdir()}
+    for name, text in pages.items():
+        title, _, section = name.rpartition(".")
+        assert f".TH {title.upper()} {section} " in text.replace("\\", ""), name
+        for other, number in re.findall(r"^\.BR ([\w.\\-]*boesfs[\w.\\-]*) \((\d)\)", text, re.MULTILINE):
+            assert f"{other.replace(chr(92), '')}.{number}" in pages, (name, other)
 
 
 def test_the_example_of_the_man_page_is_a_manifest() -> None:
