@@ -52,7 +52,7 @@ static _Noreturn void refuse(const struct build *build, const struct step *step,
 	if (error == EOPNOTSUPP && (step->op == OP_LANDLOCK || step->op == OP_PORTS))
 		reason = "this kernel's Landlock cannot (see landlock= in boesfsd.conf(5))";
 	if (error == EUSERS && step->op == OP_DROP)
-		reason = "this host makes no user namespaces (see Check in boesfsd(8))";
+		reason = "this host makes no user namespaces (boesfsctl doctor says why)";
 	snprintf(text + len, sizeof text - len, ": %s", reason);
 	report(build->channel, text);
 	_exit(status_of(step->op, error));

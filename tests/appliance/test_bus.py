@@ -153,9 +153,9 @@ def test_check_says_what_the_host_can_do(bus: Bus) -> None:
     rows = {row[0]: row[1:] for row in bus.manager("Check")}
     assert rows["landlock"][0] == "ok"
     assert {state for state, *_ in rows.values()} <= {"ok", "warning", "error"}
-    names = ["controllers", "landlock", "enforcement", "user-namespaces", "favordynmods", "listen", "runtimes"]
+    names = ["controllers", "user-namespaces", "favordynmods", "landlock", "enforcement", "listen", "runtimes"]
     assert list(rows) == names
-    page = (TOP / "docs/man/boesfsd.8").read_text().replace("\\-", "-")
+    page = (TOP / "docs/man/org.boesfs.Faas1.5").read_text().replace("\\-", "-")
     assert f"id ({', '.join(rows)})" in page
 
 

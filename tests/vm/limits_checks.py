@@ -59,7 +59,7 @@ def a_host_that_forbids_user_namespaces_is_told_so_by_the_call_and_by_check(benc
         finally:
             run("sysctl", "-q", f"{setting}={before}")
         assert answer.status == 502, answer
-        assert "this host makes no user namespaces (see Check in boesfsd(8))" in answer.text, answer
+        assert "this host makes no user namespaces (boesfsctl doctor says why)" in answer.text, answer
         assert row[1:] == ["error", f"No function can start: {setting} is 0", f"sysctl {setting}={remedy}"], row
         assert ask(function, "x").text == "hello"
         function.remove()
