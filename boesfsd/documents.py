@@ -77,7 +77,8 @@ class Document:
         except (yaml.YAMLError, RecursionError, ValueError, AttributeError, IndexError, KeyError, TypeError) as error:
             raise BoesError(code, f"{file}: {' '.join(str(error).split())}") from error
         if not isinstance(data, dict):
-            raise BoesError(code, f"{file}: must be a map of keys, is {type(data).__name__}")
+            found = "empty" if data is None else type(data).__name__
+            raise BoesError(code, f"{file}: must be a map of keys, is {found}")
         self.data: dict[str, Any] = data
 
     @cached_property

@@ -65,7 +65,7 @@ def test_it_is_libyaml_that_reads(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a: 1\na: 2\n", "f, line 2, column 1: the key a stands twice"),
         ("[" * 100_000, "f"),
         ("a: " + "{b: " * 20_000, "f"),
-        ("", "f: must be a map of keys, is NoneType"),
+        ("", "f: must be a map of keys, is empty"),
         ("a: \0", "f: unacceptable character"),
         ("a: !!python/name:os.system x", "f, line 1, column 4: could not determine a constructor"),
     ],

@@ -97,7 +97,7 @@ def test_zero_means_the_default_as_in_fn() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "must be a map of keys, is NoneType"),
+        ("", "must be a map of keys, is empty"),
         ("- a", "must be a map of keys, is list"),
         ("hello", "must be a map of keys, is str"),
         ("name: x", "'schema_version' is a required property"),
